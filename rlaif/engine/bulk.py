@@ -1,0 +1,184 @@
+"""Many calls in one go: cached ones from the store, the rest asked, all in the order they came.
+
+Calls are taken from their iterator in chunks, in the caller's thread, and only so many chunks ahead
+that memory stays flat for a million calls. An answer is put into the store the moment it arrives;
+what is unanswered is never stored, so that the next run asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from threading import Thread
+from typing import Any, Protocol
+
+from rlaif.engine.counts import Counts
+from rlaif.records import Answer, Call, Outcome
+
+_CHUNK = 256
+
+Progress = Callable[[int], object]
+"""Told how many calls have just been finished; it may be called from another thread."""
+
+
+class Store(Protocol):
+    """What is used of `rlaif.completions.Store`; `put` returns at once and takes any thread."""
+
+    def get_many(self, keys: list[bytes], /) -> Mapping[bytes, Answer]: ...
+    def put(self, key: bytes, call: Call, answer: Answer, model: str = "", /) -> object: ...
+    def flush(self) -> object: ...
+
+
+@dataclass(slots=True)
+class _Chunk:
+    calls: list[Call]
+    keys: list[bytes]
+    cached: Mapping[bytes, Answer]
+
+
+@dataclass(slots=True)
+class Bulk:
+    """One pass over many calls with one engine; `totals` are added to when it ends."""
+
+    ask: Callable[[Call, Counts], Coroutine[Any, Any, Outcome]]
+    identity: Callable[[], str]
+    totals: tuple[Counts, ...]
+    store: Store | None = None
+    progress: Progress | None = None
+    ahead: int = 1024  # calls that may be under way, or done and not yet handed out
+    _counts: Counts = field(default_factory=Counts)
+    _asked: dict[bytes, asyncio.Task[Outcome]] = field(default_factory=dict)
+
+    def answers(
+        self, calls: Iterable[Call], close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Iterator[Outcome]:
+        """The outcomes in order; the requests run on an event loop in a thread of their own."""
+        with self._recorded(), _loop_in_thread(close) as loop:
+            pending: deque[Callable[[], list[Outcome]]] = deque()
+            for chunk in self._chunks(calls):
+                pending.append(asyncio.run_coroutine_threadsafe(self._finish(chunk), loop).result)
+                while len(pending) * _CHUNK > self.ahead:
+                    yield from pending.popleft()()
+            while pending:
+                yield from pending.popleft()()
+
+    async def stream(self, calls: Iterable[Call]) -> AsyncIterator[Outcome]:
+        """The outcomes in order, on the running event loop."""
+        pending: deque[asyncio.Task[list[Outcome]]] = deque()
+        with self._recorded():
+            try:
+                for chunk in self._chunks(calls):
+                    pending.append(asyncio.create_task(self._finish(chunk)))
+                    while len(pending) * _CHUNK > self.ahead:
+                        for outcome in await pending.popleft():
+                            yield outcome
+                while pending:
+                    for outcome in await pending.popleft():
+                        yield outcome
+            finally:
+                for task in (*pending, *self._asked.values()):
+                    task.cancel()
+
+    def _chunks(self, calls: Iterable[Call]) -> Iterator[_Chunk]:
+        rest = iter(calls)
+        while part := list(islice(rest, _CHUNK)):
+            keys = _keys(self.identity(), part) if self.store else []
+            yield _Chunk(part, keys, self.store.get_many(keys) if self.store else {})
+
+    async def _finish(self, chunk: _Chunk) -> list[Outcome]:
+        if not chunk.keys:
+            return await asyncio.gather(*map(self._one, chunk.calls))
+        cached = chunk.cached
+        wanted = dict(zip(chunk.keys, chunk.calls, strict=True))
+        missing = [key for key in wanted if key not in cached]
+        self._spared(len(chunk.calls) - len(missing))
+        outcomes = await asyncio.gather(*(self._shared(key, wanted[key]) for key in missing))
+        fresh = dict(zip(missing, outcomes, strict=True))
+        return [cached[key] if key in cached else fresh[key] for key in chunk.keys]
+
+    def _shared(self, key: bytes, call: Call) -> asyncio.Task[Outcome]:
+        """The task that answers this key; an equal call that is under way is not sent again."""
+        task = self._asked.get(key)
+        if task is None:
+            task = self._asked[key] = asyncio.create_task(self._one(call, key))
+            task.add_done_callback(lambda _: self._asked.pop(key))
+        else:
+            self._spared(1)
+        return task
+
+    async def _one(self, call: Call, key: bytes | None = None) -> Outcome:
+        outcome = await self.ask(call, self._counts)
+        if self.store and key and isinstance(outcome, Answer):
+            self.store.put(key, call, outcome, self.identity())
+        if self.progress:
+            self.progress(1)
+        return outcome
+
+    def _spared(self, calls: int) -> None:
+        self._counts.cached += calls
+        if calls and self.progress:
+            self.progress(calls)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._counts.seconds = time.monotonic() - start
+            for total in self.totals:
+                total.merge(self._counts)
+            if self.store:
+                self.store.flush()
+
+
+def _keys(identity: str, calls: list[Call]) -> list[bytes]:
+    from rlaif.completions import key
+
+    return [key(identity, call) for call in calls]
+
+
+@contextmanager
+def _loop_in_thread(
+    close: Callable[[], Coroutine[Any, Any, None]],
+) -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a daemon thread; at the end its tasks are cancelled and `close` is run."""
+    loop = _new_loop()
+    thread = Thread(target=loop.run_forever, name="rlaif-engine", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        asyncio.run_coroutine_threadsafe(_wind_up(close), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _wind_up(close: Callable[[], Awaitable[None]]) -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,60 @@
+"""A child process that cannot outlive us: started through the keeper, its output in a log file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_KEEPER = Path(__file__).with_name("keeper.py")
+_STOP_S = 20.0
+
+
+class Child:
+    """The running command, whose life hangs on a pipe of ours."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._log_start = log.stat().st_size if log.exists() else 0
+        read, self._lifeline = os.pipe()
+        try:
+            with log.open("ab") as sink:
+                self._keeper = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(_KEEPER), str(read), "--", *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(read,),
+                    env=dict(env),
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(read)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status once it has ended, 128 + the signal's number if one ended it."""
+        return self._keeper.poll()
+
+    def stop(self) -> None:
+        """End it and everything it started."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        try:
+            self._keeper.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._keeper.kill()
+            self._keeper.wait()
+
+    def log_end(self, lines: int = 30) -> str:
+        """The last lines of its output; nothing of what was in the log before it."""
+        with self.log.open("rb") as file:
+            file.seek(max(self._log_start, self.log.stat().st_size - 65536))
+            text = file.read().decode("utf-8", "replace")
+        return "\n".join(line.rstrip() for line in text.splitlines()[-lines:])

@@ -1,0 +1,124 @@
+"""`Engine`: calls in, outcomes out, in order, with as many requests open as the config allows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Self
+
+from rlaif.engine import wire
+from rlaif.engine.bulk import Bulk, Progress, Store
+from rlaif.engine.config import EngineConfig
+from rlaif.engine.counts import Counts
+from rlaif.engine.labels import Labels
+from rlaif.engine.link import Link
+from rlaif.engine.model import identity
+from rlaif.engine.pool import Pool
+from rlaif.errors import ConfigError
+from rlaif.records import Call, Outcome, Unanswered
+
+
+class Engine:
+    """A client of one model, served at one or several URLs.
+
+    Stages use `answers`. The asynchronous `answer` and `stream` belong to the event loop that they
+    are called from; close their connections with `async with engine:` or `aclose()`.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        base_urls: tuple[str, ...] = (),
+        *,
+        check_alive: Callable[[], None] | None = None,
+    ) -> None:
+        self.config, self.base_urls = config, base_urls or config.base_urls
+        if not self.base_urls:
+            raise ConfigError(
+                "no server to talk to",
+                where="engine.base_urls",
+                remedy="use `with serving(config) as engine`, which starts one",
+            )
+        self.counts = Counts()
+        self._check_alive = check_alive
+        self._name = config.served_name or config.model
+        self._labels = Labels(self._name)
+        self._identity: str | None = None
+        self._links: dict[asyncio.AbstractEventLoop, Link] = {}
+
+    @property
+    def identity(self) -> str:
+        """What the completions store knows the model by."""
+        if self._identity is None:
+            self._identity = identity(self.config)
+        return self._identity
+
+    def answers(
+        self,
+        calls: Iterable[Call],
+        *,
+        store: Store | None = None,
+        progress: Progress | None = None,
+        counts: Counts | None = None,
+    ) -> Iterator[Outcome]:
+        """The outcome of each call, in order: `zip(calls, engine.answers(calls))`.
+
+        Takes any iterable and stays a bounded number of calls ahead. `counts`, where given, is
+        added to when the iterator ends, as `self.counts` is. Raises EngineError if the servers
+        are gone, ConfigError if a label cannot be read; a call that fails is Unanswered.
+        """
+        return self._bulk(store, progress, counts).answers(calls, self.aclose)
+
+    def stream(
+        self,
+        calls: Iterable[Call],
+        *,
+        store: Store | None = None,
+        progress: Progress | None = None,
+        counts: Counts | None = None,
+    ) -> AsyncIterator[Outcome]:
+        """`answers` for a running event loop."""
+        return self._bulk(store, progress, counts).stream(calls)
+
+    async def answer(self, call: Call) -> Outcome:
+        """The outcome of one call."""
+        return await self._ask(call, self.counts)
+
+    async def aclose(self) -> None:
+        """Close the connections that belong to the running event loop."""
+        if link := self._links.pop(asyncio.get_running_loop(), None):
+            await link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _ask(self, call: Call, counts: Counts) -> Outcome:
+        link = self._link()
+        ids = await self._labels.resolve(link, call, counts) if call.labels else ()
+        if isinstance(ids, Unanswered):
+            outcome: Outcome = ids
+        else:
+            outcome = await link.post(
+                "/v1/chat/completions",
+                wire.encode(call, self._name, ids),
+                lambda content: wire.decode(content, ids),
+                counts,
+            )
+        counts.add(outcome)
+        return outcome
+
+    def _link(self) -> Link:
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None:
+            pool = Pool(self.base_urls, self.config.grace_s, self._check_alive)
+            link = self._links[loop] = Link(self.config, pool)
+        return link
+
+    def _bulk(self, store: Store | None, progress: Progress | None, counts: Counts | None) -> Bulk:
+        totals = (self.counts, counts) if counts is not None else (self.counts,)
+        ahead = 8 * self.config.max_in_flight + 1024
+        return Bulk(self._ask, lambda: self.identity, totals, store, progress, ahead)

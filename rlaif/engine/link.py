@@ -1,0 +1,188 @@
+"""One HTTP session to the servers of a model: an attempt, its retries, its deadline.
+
+Retried: 429, 5xx, resets, timeouts (exponential backoff with full jitter) and, twice, responses
+that cannot be read. Not retried: other 4xx. A server that refuses connections costs no retry; the
+pool ends the run when all of them do for too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from rlaif.engine import wire
+from rlaif.engine.config import EngineConfig
+from rlaif.engine.counts import Counts
+from rlaif.engine.pool import Pool, Server
+from rlaif.errors import EngineError
+from rlaif.records import Reason, Unanswered
+
+if TYPE_CHECKING:
+    import aiohttp
+
+T = TypeVar("T")
+
+_BACKOFF_S = (0.25, 20.0)  # the first wait's upper bound, and the largest
+_UNREADABLE_RETRIES = 2
+_TOO_LONG = ("maximum context length", "max_model_len", "maximum model length", "context_length")
+
+
+class Transient(Exception):
+    """An attempt failed in a way that may pass; `wait_s` is what the server asked for."""
+
+    def __init__(self, detail: str, wait_s: float = 0.0, *, free: bool = False) -> None:
+        self.detail, self.wait_s, self.free = detail, wait_s, free
+        super().__init__(detail)
+
+
+class Rejected(Exception):
+    """The server will not serve this request; asking again would not help."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(detail)
+
+
+class Link:
+    """Posts JSON to the pool and hands the bodies of good responses to a reader."""
+
+    def __init__(self, config: EngineConfig, pool: Pool) -> None:
+        import aiohttp
+        from yarl import URL
+
+        self._parsed = lru_cache(64)(URL)  # parsing takes as long as parsing the response
+        self._errors = (aiohttp.ClientError, ConnectionError, TimeoutError, OSError)
+        self._refusals = (aiohttp.ClientConnectorError, ConnectionRefusedError)
+        self._config, self._pool = config, pool
+        self._slots = asyncio.Semaphore(config.max_in_flight)
+        self._session = _session(config)
+        self.one_at_a_time = (
+            asyncio.Lock()
+        )  # for what is looked up once, by the first that needs it
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def post(
+        self, path: str, body: bytes, read: Callable[[bytes], T], counts: Counts
+    ) -> T | Unanswered:
+        """What `read` makes of the response, or why there is none; every attempt is counted."""
+        async with self._slots:
+            deadline = time.monotonic() + self._config.deadline_s
+            failures = unreadable = 0
+            while True:
+                counts.sent += 1
+                try:
+                    return read(await self._attempt(path, body, deadline))
+                except Rejected as error:
+                    return Unanswered(error.reason, error.detail)
+                except wire.BadResponse as error:
+                    unreadable += 1
+                    wait_s, last = 0.0, Unanswered(error.reason, error.detail)
+                except Transient as error:
+                    failures += not error.free
+                    wait_s, last = error.wait_s, Unanswered(Reason.UNAVAILABLE, error.detail)
+                if unreadable > _UNREADABLE_RETRIES or failures > self._config.retries:
+                    return last
+                wait_s += _jitter(failures + unreadable)
+                if time.monotonic() + wait_s >= deadline:
+                    return self._too_late(last)
+                await asyncio.sleep(wait_s)
+
+    def _too_late(self, last: Unanswered) -> Unanswered:
+        return Unanswered(
+            Reason.CANCELLED,
+            f"no answer within the deadline of {self._config.deadline_s:g} s; raise "
+            f"engine.deadline_s or lower engine.max_in_flight. The last attempt: {last.detail}",
+        )
+
+    async def _attempt(self, path: str, body: bytes, deadline: float) -> bytes:
+        server = self._pool.choose()
+        url = server.url + path
+        server.in_flight += 1
+        patience = min(self._config.timeout_s, deadline - time.monotonic())
+        try:
+            async with (
+                asyncio.timeout(patience),
+                self._session.post(self._parsed(url), data=body) as response,
+            ):
+                content = await response.read()
+        except self._refusals as error:
+            self._pool.refused(server)
+            raise Transient(f"{url}: {error}", free=True) from None
+        except self._errors as error:
+            self._pool.failed(server)
+            raise Transient(f"{url}: {_named(error)}") from None
+        finally:
+            server.in_flight -= 1
+        if response.status != 200:
+            self._raise_for(response, server, url, content)
+        self._pool.worked(server)
+        return content
+
+    def _raise_for(
+        self, response: aiohttp.ClientResponse, server: Server, url: str, content: bytes
+    ) -> NoReturn:
+        status = response.status
+        detail = f"{url}: HTTP {status}: {_excerpt(content)}"
+        if status == 429:
+            raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
+        if status >= 500 or status in (408, 425):
+            self._pool.failed(server)
+            raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
+        self._pool.worked(server)
+        if status in (401, 403, 404, 405):
+            raise EngineError(_excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
+        if status == 413 or any(mark in detail for mark in _TOO_LONG):
+            raise Rejected(Reason.TOO_LONG, detail)
+        raise Rejected(Reason.REFUSED, detail)
+
+
+def _session(config: EngineConfig) -> aiohttp.ClientSession:
+    import aiohttp
+
+    headers = {"Content-Type": "application/json"}
+    if key := config.api_key():
+        headers["Authorization"] = f"Bearer {key}"
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(total=None),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers=headers,
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding"),
+    )
+
+
+def _jitter(failures: int) -> float:
+    first, most = _BACKOFF_S
+    return random.uniform(0, min(most, first * 2.0 ** (failures - 1)))
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds to wait; the form with a date is rare and treated as absent."""
+    try:
+        return min(max(float(header or 0), 0.0), 300.0)
+    except ValueError:
+        return 0.0
+
+
+def _named(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no response in time; raise engine.timeout_s if the server is merely busy"
+    return f"{type(error).__name__} {error}".strip()
+
+
+def _excerpt(content: bytes) -> str:
+    return content[:300].decode("utf-8", "replace").strip() or "(no body)"
+
+
+def _fix(status: int) -> str:
+    if status in (401, 403):
+        return "check the key in the variable that engine.api_key_env names"
+    return "check engine.base_urls and engine.served_name against the server's /v1/models"

@@ -1,0 +1,113 @@
+"""A model on disk: can it be served, and which model exactly is it?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from rlaif.engine.config import EngineConfig
+from rlaif.errors import ConfigError
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_IGNORED = (*_PICKLES, ".md", ".txt.lock", ".gitattributes")
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model on this machine; None for a hub name."""
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def check_servable(config: EngineConfig) -> None:
+    """Refuse, before anything is started, a model that vLLM could not serve or should not."""
+    folder = local_folder(config.model)
+    if folder is None:
+        _check_hub_name(config.model)
+        return
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            "the folder has no config.json",
+            where=str(folder),
+            remedy="name a folder that save_pretrained() wrote",
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(p.suffix in _PICKLES for p in folder.iterdir())
+        raise ConfigError(
+            "no *.safetensors weights" + (" (pickled weights are never loaded)" if pickled else ""),
+            where=str(folder),
+            remedy="save the model with save_pretrained(..., safe_serialization=True)",
+        )
+    if not _has_chat_template(folder) and not _given_template(config):
+        raise ConfigError(
+            "the tokenizer has no chat template",
+            where=str(folder),
+            remedy="put a chat_template.jinja beside it, or pass --chat-template in vllm_args",
+        )
+
+
+def _check_hub_name(model: str) -> None:
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if looks_like_path:
+        raise ConfigError("no such model folder", where=model, remedy="check engine.model")
+
+
+def _given_template(config: EngineConfig) -> bool:
+    return any(arg.split("=")[0] == "--chat-template" for arg in config.vllm_args)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    try:
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(tokenizer.get("chat_template"))
+
+
+def identity(config: EngineConfig) -> str:
+    """What the completions store knows the model by: its content, or its name and revision."""
+    folder = local_folder(config.model)
+    name = f"sha256:{folder_digest(folder)}" if folder else _hub_identity(config)
+    return name if config.dtype == "auto" else f"{name}:{config.dtype}"
+
+
+def _hub_identity(config: EngineConfig) -> str:
+    return f"{config.model}@{config.revision or 'main'}"
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of weights, configs, tokenizer and chat template."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if _counts(p)):
+        stat = path.stat()
+        digest = _file_digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+        total.update(f"{path.name}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _counts(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and not path.name.endswith(_IGNORED)
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: str, size: int, mtime_ns: int) -> str:
+    note = _cache_folder() / hashlib.sha256(f"{path}\0{size}\0{mtime_ns}".encode()).hexdigest()
+    if note.is_file():
+        return note.read_text("ascii")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if size > 1 << 26:  # small files are quicker to read again than to look up
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_suffix(f".{os.getpid()}")
+        draft.write_text(digest, "ascii")
+        draft.replace(note)
+    return digest
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "rlaif" / "digests"

@@ -1,0 +1,12 @@
+"""The folders that come with the project: prompts and constitutions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def folder(name: str) -> Path:
+    """`prompts` or `constitution`: a checkout's own at the top, or an installed package's copy."""
+    package = Path(__file__).parent
+    checkout = package.parent / name
+    return checkout if checkout.is_dir() else package / "_shipped" / name

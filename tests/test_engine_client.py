@@ -1,0 +1,223 @@
+"""The client against a real HTTP server that misbehaves: answers or reasons, never an invention."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlaif.engine import Counts, Engine, EngineConfig, wire
+from rlaif.errors import ConfigError, EngineError
+from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered
+from tests.faults import fault_server, stats
+from tests.faults.server import logprob_for, text_for
+
+RATES = {
+    "429": 0.05, "5xx": 0.05, "timeout": 0.03, "reset": 0.02,
+    "malformed": 0.02, "truncated": 0.02, "nan": 0.01,
+}  # fmt: skip
+LABELS = ("A", "B")
+
+
+def engine_for(*urls: str, **options: object) -> Engine:
+    return Engine(EngineConfig.model_validate({"model": "stub", "base_urls": urls} | options))
+
+
+def text_call(i: int = 0) -> Call:
+    return Call((Message("user", f"question {i}"),))
+
+
+def label_call(i: int = 0) -> Call:
+    return Call((Message("user", f"q {i}"), Message("assistant", f"{i} (")), labels=LABELS)
+
+
+def test_faults_end_as_answers_or_reasons_and_nothing_is_invented():
+    calls = [label_call(i % 50) if i % 2 else text_call(i) for i in range(10_000)]
+    with fault_server(**RATES) as url:
+        engine = engine_for(url, timeout_s=2.0)
+        outcomes = list(engine.answers(calls))
+        served = stats(url)
+    assert len(outcomes) == len(calls)
+    for call, outcome in zip(calls, outcomes, strict=True):
+        prompt = call.messages[-1].content
+        if isinstance(outcome, Unanswered):
+            continue
+        assert outcome.text == text_for(prompt)
+        assert outcome.logprobs == tuple(logprob_for(prompt, ord(c)) for c in call.labels)
+    unanswered = sum(isinstance(outcome, Unanswered) for outcome in outcomes)
+    assert unanswered == engine.counts.unanswered.total() <= 20
+    assert sum(served.values()) <= 1.35 * len(calls)
+    assert engine.counts.answered + unanswered == len(calls)
+    assert all(served.get(fault, 0) > 0 for fault in RATES)
+
+
+@pytest.mark.parametrize(
+    ("fault", "call", "reason"),
+    [
+        ("429", text_call(), Reason.UNAVAILABLE),
+        ("5xx", text_call(), Reason.UNAVAILABLE),
+        ("reset", text_call(), Reason.UNAVAILABLE),
+        ("timeout", text_call(), Reason.UNAVAILABLE),
+        ("malformed", text_call(), Reason.MALFORMED),
+        ("nan", label_call(), Reason.NOT_A_NUMBER),
+    ],
+)
+def test_a_lasting_fault_becomes_a_reason_that_names_the_url(fault, call, reason):
+    with fault_server(**{fault: 1.0}) as url:
+        engine = engine_for(url, retries=1, timeout_s=0.3)
+        (outcome,) = engine.answers([call])
+    assert isinstance(outcome, Unanswered)
+    assert outcome.reason is reason
+    assert url in outcome.detail or reason in (Reason.MALFORMED, Reason.NOT_A_NUMBER)
+
+
+def test_deadline():
+    with fault_server(timeout=1.0) as url:
+        (outcome,) = engine_for(url, deadline_s=0.3).answers([text_call()])
+    assert isinstance(outcome, Unanswered)
+    assert outcome.reason is Reason.CANCELLED
+
+
+def test_a_bad_server_is_avoided():
+    with fault_server() as good, fault_server(**{"5xx": 1.0}) as bad:
+        engine = engine_for(good, bad, max_in_flight=8)
+        outcomes = list(engine.answers(text_call(i) for i in range(2000)))
+        served = stats(bad)
+    assert all(isinstance(outcome, Answer) for outcome in outcomes)
+    assert sum(served.values()) < 100
+
+
+def test_servers_that_refuse_connections_end_the_run():
+    with fault_server() as url:
+        pass
+    engine = engine_for(url, grace_s=1.0)
+    start = time.monotonic()
+    with pytest.raises(EngineError, match="start the server") as error:
+        list(engine.answers(text_call(i) for i in range(1000)))
+    assert url in str(error.value)
+    assert time.monotonic() - start < 10
+
+
+def test_a_server_may_come_back_within_the_grace_period():
+    with fault_server() as url:
+        pass
+    port = url.rsplit(":", 1)[1]
+    script = (
+        "import time, asyncio, sys; time.sleep(1.0); sys.path.insert(0, '.');"
+        "from tests.faults.server import Faulty\n"
+        "async def main():\n"
+        f"    s = await asyncio.get_running_loop().create_server(Faulty, '127.0.0.1', {port})\n"
+        "    await s.serve_forever()\n"
+        "asyncio.run(main())"
+    )
+    late = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        outcomes = list(engine_for(url, grace_s=15.0, retries=0).answers([text_call()] * 20))
+    finally:
+        late.kill()
+        late.wait()
+    assert all(isinstance(outcome, Answer) for outcome in outcomes)
+
+
+def test_order_is_kept_and_memory_bounded():
+    taken = itertools.count()
+    calls = (text_call(next(taken)) for _ in range(20_000))
+    with fault_server() as url:
+        engine = engine_for(url)
+        outcomes = engine.answers(calls)
+        for i, outcome in enumerate(itertools.islice(outcomes, 3000)):
+            assert isinstance(outcome, Answer)
+            assert outcome.text == text_for(f"question {i}")
+        outcomes.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert next(taken) < 3000 + 8 * 128 + 1024 + 2 * 256
+
+
+def test_stream_and_answer_on_a_running_loop():
+    async def main(url: str) -> list[str]:
+        async with engine_for(url) as engine:
+            first = await engine.answer(text_call(0))
+            rest = [outcome async for outcome in engine.stream(text_call(i) for i in range(1, 600))]
+        return [o.text for o in (first, *rest) if isinstance(o, Answer)]
+
+    with fault_server() as url:
+        texts = asyncio.run(main(url))
+    assert texts == [text_for(f"question {i}") for i in range(600)]
+
+
+class MemoryStore:
+    """What the engine asks of a completions store."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, Answer] = {}
+
+    def get_many(self, keys: list[bytes], /) -> dict[bytes, Answer]:
+        return {key: self.rows[key] for key in keys if key in self.rows}
+
+    def put(self, key: bytes, call: Call, answer: Answer, model: str = "", /) -> None:
+        self.rows[key] = answer
+
+    def flush(self) -> None: ...
+
+
+def test_the_store_is_asked_first_and_unanswered_is_never_stored():
+    store, counts = MemoryStore(), Counts()
+    calls = [text_call(i % 400) for i in range(1000)]
+    with fault_server() as url:
+        engine = engine_for(url)
+        first = list(engine.answers(calls, store=store))
+        again = list(engine.answers(calls, store=store, counts=counts))
+    assert first == again
+    assert engine.counts.answered == len(store.rows) == 400
+    assert (counts.cached, counts.sent) == (1000, 0)
+    with fault_server(malformed=1.0) as url:
+        store.rows.clear()
+        list(engine_for(url).answers(calls[:3], store=store))
+    assert not store.rows
+
+
+@pytest.mark.parametrize(
+    ("label", "complaint"), [("AB", "2 tokens"), ("", "0 tokens"), ("A", "same token")]
+)
+def test_a_label_that_cannot_be_read_is_a_config_error(label, complaint):
+    call = Call((Message("user", "q"), Message("assistant", "(")), labels=("A", label))
+    with fault_server() as url, pytest.raises(ConfigError, match=complaint):
+        list(engine_for(url).answers([call]))
+
+
+def test_the_seed_depends_on_everything_in_the_call():
+    base = Call((Message("user", "q"),))
+    others = [
+        Call((Message("user", "r"),)),
+        Call((Message("user", "q"),), sample=1),
+        Call((Message("user", "q"),), Sampling(seed=1)),
+    ]
+    assert len({wire.derived_seed(call) for call in (base, *others)}) == 4
+    assert wire.derived_seed(base) == wire.derived_seed(Call((Message("user", "q"),)))
+
+
+@pytest.mark.parametrize("key", ["--trust-remote-code", "--host=0.0.0.0"])
+def test_unsafe_arguments_are_refused(key):
+    with pytest.raises(ValueError, match="not allowed"):
+        EngineConfig(model="m", vllm_args=(key,))
+
+
+def test_the_key_comes_from_the_environment_alone(monkeypatch):
+    config = EngineConfig(model="m", api_key_env="RLAIF_TEST_KEY")
+    with pytest.raises(ConfigError, match="RLAIF_TEST_KEY"):
+        config.api_key()
+    monkeypatch.setenv("RLAIF_TEST_KEY", "secret")
+    assert config.api_key() == "secret"
+    assert "secret" not in repr(config)
+
+
+def test_importing_the_engine_is_cheap():
+    heavy = "{'torch', 'vllm', 'transformers', 'aiohttp'}"
+    code = (
+        f"import sys\nfrom rlaif.engine import serving\nprint(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
