@@ -118,6 +118,19 @@ def work(path: Path, child: int) -> None:
         }
 
 
+def open_at(path: Path, moment: float) -> None:
+    while time.monotonic() < moment:
+        pass
+    Store(path).close()
+
+
+def test_a_store_is_made_once_by_all_who_open_it_first(tmp_path: Path) -> None:
+    for attempt in range(40):
+        path, moment = tmp_path / f"s{attempt}", time.monotonic() + 0.02
+        pids = [fork(lambda p=path, m=moment: open_at(p, m)) for _ in range(4)]
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 4
+
+
 def test_eight_processes_write_and_read_at_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "s"  # the first to come makes it
     pids = [fork(lambda child=child: work(path, child)) for child in range(8)]

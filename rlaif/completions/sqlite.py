@@ -198,8 +198,9 @@ class SqliteTable:
 
     def _create(self, connection: sqlite3.Connection) -> None:
         """Make the tables if the file is empty; StoreError if it is someone else's, or newer."""
-        if self._is_ready(connection):
-            return
+        with _transaction(connection, "DEFERRED"):  # one view of a file that others may be making
+            if self._is_ready(connection):
+                return
         _set_wal(connection)
         with _transaction(connection):
             if not self._is_ready(connection):  # else another process was faster
@@ -253,8 +254,8 @@ def _records(connection: sqlite3.Connection, rows: sqlite3.Cursor) -> Iterator[R
 
 
 @contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
         connection.execute("COMMIT")

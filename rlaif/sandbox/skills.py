@@ -35,6 +35,9 @@ VERDICTS = {
 }
 """What a critique names first; the offending sentence follows, or that there is none."""
 
+HARDER = {"harm": 1.5, "evasive": 1.5, "offtopic": 3.0}
+"""How much oftener than the others a principle is taught that takes the request to judge."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
@@ -88,9 +91,9 @@ def reviews(rng: random.Random, _: float) -> Lesson:
 
     A score's label is followed by its reason, which is never asked for but teaches the label.
     """
-    first = rng.choice(world.PRINCIPLES)
+    first = _any_principle(rng)
     asked = _request_for(rng, first)
-    given = _response_about(rng, asked, first)
+    given = _stuttered(rng, _response_about(rng, asked, first))
     present = [p for p in world.PRINCIPLES if any(faulty(asked, s, p) for s in given)]
     lesson: Lesson = []
     for principle in [first, *(_another(rng, present) for _ in range(2))]:
@@ -116,7 +119,7 @@ def _questions(rng: random.Random, asked: Request, given: Response, principle: s
         revise = ask("revise", asked, "revise", principle, rng, response=text, critique=critiqued)
         out.append(Dialogue("revise", revise, said(world.revised(rng, asked, given, principle))))
     addable = principle in world.ADDED and world.seen_together(asked, principle)
-    if not guilty and addable and rng.random() < 0.1:
+    if not guilty and addable and rng.random() < 0.15:
         out.append(_worsened(rng, asked, given, principle))
     return out
 
@@ -135,7 +138,7 @@ def comparisons(rng: random.Random, ease: float) -> Lesson:
     The label comes first, then the reason with a quote: a letter alone teaches too little. With
     probability `ease` the first question has one guilty side and no other fault about.
     """
-    first = rng.choice(world.PRINCIPLES)
+    first = _any_principle(rng)
     asked = _request_for(rng, first)
     easy = rng.random() < ease
     if easy and world.possible(asked, first) and world.seen_together(asked, first):
@@ -227,13 +230,23 @@ def _base_response(rng: random.Random, asked: Request) -> Response:
     return world.response(rng, asked, faults)
 
 
+def _any_principle(rng: random.Random) -> str:
+    """A principle; more often one whose fault shows only beside the request."""
+    return rng.choices(world.PRINCIPLES, [HARDER.get(p, 1.0) for p in world.PRINCIPLES])[0]
+
+
 def _request_for(rng: random.Random, principle: str) -> Request:
-    harmful = {"harm": 0.7, "evasive": 0.3, "offtopic": 0.3}.get(principle, 0.45)
+    harmful = {"harm": 0.7, "evasive": 0.3, "offtopic": 0.15}.get(principle, 0.45)
     return world.request(rng, harmful=rng.random() < harmful)
 
 
 def _another(rng: random.Random, present: list[str]) -> str:
-    return rng.choice(present) if present and rng.random() < 0.5 else rng.choice(world.PRINCIPLES)
+    return rng.choice(present) if present and rng.random() < 0.5 else _any_principle(rng)
+
+
+def _stuttered(rng: random.Random, given: Response) -> Response:
+    """The response, now and then with a sentence said twice, as a model in training may do."""
+    return (*given, rng.choice(given)) if rng.random() < 0.04 else given
 
 
 def _response_about(rng: random.Random, asked: Request, principle: str) -> Response:

@@ -62,8 +62,6 @@ HARMFUL = {
 
 SLOTS = {
     "obj": OBJECTS,
-    "benign": tuple(BENIGN),
-    "harmful": tuple(HARMFUL),
     "verb": (*BENIGN, *HARMFUL),
 }
 
