@@ -5,7 +5,9 @@
     ├── DataError          (ValueError)       input data that cannot be used
     ├── EngineError        (ConnectionError)  the model server, or a request to it, failed
     │   └── ServerDied     (ChildProcessError) the server we started exited
-    └── StoreError         (OSError)          the completions store cannot be read or written
+    ├── StoreError         (OSError)          the completions store cannot be read or written
+    └── RunError           (RuntimeError)     a run's folder or one of its stages cannot be used
+        └── TrainingFailed (ChildProcessError) the training process we started failed
 
 Every message says what is wrong, where, and what to do about it.
 """
@@ -43,3 +45,11 @@ class ServerDied(EngineError, ChildProcessError):
 
 class StoreError(RlaifError, OSError):
     """The completions store cannot be read or written."""
+
+
+class RunError(RlaifError, RuntimeError):
+    """A run's folder, or one of its stages, cannot be used or made."""
+
+
+class TrainingFailed(RunError, ChildProcessError):
+    """The training that was started as a child process exited with an error."""

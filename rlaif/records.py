@@ -7,9 +7,9 @@ turns into text, a zero or a tie.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -79,3 +79,111 @@ class Unanswered:
 
 
 Outcome = Answer | Unanswered
+
+
+# --- what stages leave for one another: rows of JSON lines ----------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is asked. `id` is a hash of the messages unless the data brought its own."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One round of critique and revision.
+
+    `revision` is the answer after the round. Where the critique found no fault, `skipped` is true
+    and the answer stays. Where a call failed, `unanswered` says why, and the answer stays too.
+    `calls` are the keys (hex) of the calls in the completions store, critique first.
+    """
+
+    round: int
+    principle: str
+    revision: str
+    critique: str = ""
+    skipped: bool = False
+    unanswered: str = ""
+    calls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A prompt, the first answer to it, and every step from there (critique/chains.jsonl).
+
+    Without a draft, `unanswered` says why there is none.
+    """
+
+    prompt: Prompt
+    draft: str
+    steps: tuple[Step, ...] = ()
+    unanswered: str = ""
+    call: str = ""
+
+    @property
+    def final(self) -> str:
+        """The answer after the last round."""
+        return self.steps[-1].revision if self.steps else self.draft
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge said of a pair under one principle.
+
+    `target` is P(a is preferred), or None with a reason in `unlabelled`. Pairwise, `orders` holds
+    P(a is preferred) with a shown first, then with b shown first; pointwise, P(violates) of a and
+    of b. `calls` are the keys (hex) of the calls in the completions store.
+    """
+
+    principle: str
+    target: float | None
+    orders: tuple[float, ...] = ()
+    unlabelled: str = ""
+    calls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers and the soft label of the pair (preferences/pairs.jsonl).
+
+    `target` is P(a is preferred), the mean over the verdicts; None, with the reason in
+    `unlabelled`, where no verdict could be had. `spread` is their standard deviation.
+    """
+
+    id: str
+    prompt: Prompt
+    a: str
+    b: str
+    target: float | None
+    spread: float | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    unlabelled: str = ""
+    calls: tuple[str, ...] = ()
+
+    def swap(self) -> Pair:
+        """The same pair seen from the other side."""
+        target = None if self.target is None else 1.0 - self.target
+        return replace(self, a=self.b, b=self.a, target=target, verdicts=())
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One answer of one model to a held-out prompt (evaluation/samples.jsonl).
+
+    `violates` holds the judge's P(violates) by principle, `truth` the oracle's findings where there
+    is an oracle.
+    """
+
+    model: str
+    prompt: Prompt
+    text: str
+    sample: int = 0
+    tokens: int = 0
+    violates: dict[str, float] = field(default_factory=dict)
+    truth: dict[str, Any] = field(default_factory=dict)
+    unanswered: str = ""
+    call: str = ""

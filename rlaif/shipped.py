@@ -1,4 +1,4 @@
-"""The folders that come with the project: prompts and constitutions."""
+"""What comes with the project: prompts, constitutions, and the sandbox's seed model."""
 
 from __future__ import annotations
 
@@ -10,3 +10,7 @@ def folder(name: str) -> Path:
     package = Path(__file__).parent
     checkout = package.parent / name
     return checkout if checkout.is_dir() else package / "_shipped" / name
+
+
+SEED_MODEL = Path(__file__).parent / "sandbox" / "seed"
+"""The folder of the embedded model; a config calls it `sandbox`."""

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from rlaif.constitution import (
     Constitution,
-    ConstitutionError,
     Examples,
     PreferExample,
     Principle,
@@ -23,6 +22,7 @@ from rlaif.constitution import (
     to_yaml,
 )
 from rlaif.constitution.comparing import rewordings, words
+from rlaif.documents import DocumentError
 from rlaif.errors import ConfigError
 from rlaif.records import Message
 
@@ -47,7 +47,7 @@ principles:
 
 
 def problems(text: str) -> list[tuple[int, int, str]]:
-    with pytest.raises(ConstitutionError) as caught:
+    with pytest.raises(DocumentError) as caught:
         loads(text, "law.yaml")
     return [(p.mark.line, p.mark.column, p.what) for p in caught.value.problems]
 
@@ -175,13 +175,13 @@ def test_files_that_are_no_constitution(tmp_path: Path, content: bytes | None, w
     path = tmp_path / "law.yaml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConstitutionError, match=what.replace("(", r"\(")):
+    with pytest.raises(DocumentError, match=what.replace("(", r"\(")):
         load(path)
 
 
 def test_a_folder_or_a_device_is_not_a_constitution(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero"), Path("a\0b")):
-        with pytest.raises(ConstitutionError):
+        with pytest.raises(DocumentError):
             load(path)
 
 
@@ -234,20 +234,20 @@ def test_examples_go_with_a_dropped_principle_and_are_replaced_by_kind(tmp_path:
     ],
 )
 def test_errors_in_a_child_point_into_it(tmp_path: Path, child: str, what: str) -> None:
-    with pytest.raises(ConstitutionError, match=what):
+    with pytest.raises(DocumentError, match=what):
         extended(tmp_path, child)
 
 
 def test_errors_in_a_parent_point_into_it(tmp_path: Path) -> None:
-    with pytest.raises(ConstitutionError, match=r"parent.yaml:12:13: `weight`"):
+    with pytest.raises(DocumentError, match=r"parent.yaml:12:13: `weight`"):
         extended(tmp_path, "", LAW.replace("0.5", "x"))
 
 
 def test_circles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConstitutionError, match=r"parent.yaml:1:10: `extends` goes in a circle"):
+    with pytest.raises(DocumentError, match=r"parent.yaml:1:10: `extends` goes in a circle"):
         extended(tmp_path, "", "extends: child.yaml\n" + LAW)
     (tmp_path / "self.yaml").write_text("extends: ./self.yaml\n" + LAW)
-    with pytest.raises(ConstitutionError, match=r"circle: self\.yaml -> self\.yaml"):
+    with pytest.raises(DocumentError, match=r"circle: self\.yaml -> self\.yaml"):
         load(tmp_path / "self.yaml")
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.constitution import Constitution, ConstitutionError, load, loads
+from rlaif.constitution import Constitution, load, loads
+from rlaif.documents import DocumentError
 
 LAW = """\
 id: law
@@ -150,12 +151,12 @@ HOSTILE = [*_values(), *_hidden(), *_structure(), *_large()]
 HOSTILE += _mutated(max(0, 340 - len(HOSTILE)))
 
 
-def outcome(path: Path) -> Constitution | ConstitutionError:
+def outcome(path: Path) -> Constitution | DocumentError:
     """The constitution or a well-formed error, within a second."""
     start = time.process_time()
     try:
-        found: Constitution | ConstitutionError = load(path)
-    except ConstitutionError as error:
+        found: Constitution | DocumentError = load(path)
+    except DocumentError as error:
         found = error
     assert time.process_time() - start < 1
     return found
@@ -171,7 +172,7 @@ def test_hostile_files(number: int, tmp_path: Path) -> None:
     for text in HOSTILE[number : number + 20]:
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         found = outcome(path)
-        if isinstance(found, ConstitutionError):
+        if isinstance(found, DocumentError):
             assert 1 <= len(found.problems) <= 50
             assert len(str(found)) < 50_000
             for problem in found.problems:
@@ -187,7 +188,7 @@ def test_hostile_files(number: int, tmp_path: Path) -> None:
 def test_other_encodings(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "law.yaml"
     path.write_bytes(raw)
-    with pytest.raises(ConstitutionError, match="not UTF-8"):
+    with pytest.raises(DocumentError, match="not UTF-8"):
         load(path)
 
 
@@ -200,13 +201,13 @@ def test_plain_words_stay_words(odd: str) -> None:
 
 @pytest.mark.parametrize("odd", ["no", "0x1F", "12:30:45", "1e400", ".inf", "nan", "1 2"])
 def test_weights_are_plain_finite_numbers(odd: str) -> None:
-    with pytest.raises(ConstitutionError, match=r"law.yaml:8:13: `weight` \("):
+    with pytest.raises(DocumentError, match=r"law.yaml:8:13: `weight` \("):
         loads(LAW.replace("1.5", odd), "law.yaml")
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("\n :-[]{}&*!|>'\"#"), max_size=200))
 def test_any_text_is_a_constitution_or_an_error_with_a_place(text: str) -> None:
-    with pytest.raises(ConstitutionError) as caught:
+    with pytest.raises(DocumentError) as caught:
         loads(text)
     assert all(problem.mark.line >= 1 for problem in caught.value.problems)

@@ -29,13 +29,14 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
 
     Exits with 1 if a file cannot be used.
     """
-    from rlaif.constitution import ConstitutionError, load
+    from rlaif.constitution import load
+    from rlaif.documents import DocumentError
 
     results = []
     for file in files:
         try:
             found = load(file)
-        except ConstitutionError as error:
+        except DocumentError as error:
             results.append({"file": str(file), "ok": False, "problems": _problems(error.problems)})
             if not as_json:
                 _print_problems(error)
@@ -149,11 +150,12 @@ def import_(files: tuple[Path, ...], id: str, output: Path | None) -> None:
 
 def _loaded(file: Path) -> Constitution:
     """The constitution, or its problems on the terminal and the end."""
-    from rlaif.constitution import ConstitutionError, load
+    from rlaif.constitution import load
+    from rlaif.documents import DocumentError
 
     try:
         return load(file)
-    except ConstitutionError as error:
+    except DocumentError as error:
         _print_problems(error)
         raise SystemExit(1) from None
 
@@ -178,7 +180,7 @@ def _print_problems(error: Any) -> None:
 
 def _excerpt(problem: Problem) -> str:
     """The line of a problem with a caret under its place; what cannot be shown is a dot."""
-    from rlaif.constitution.document import line_of
+    from rlaif.documents import line_of
 
     line = line_of(problem.mark)
     if line is None:

@@ -10,7 +10,6 @@ choosing is a keyed hash, so that editing one principle leaves the items that ne
 
 from rlaif.constitution.choosing import choose, phrase
 from rlaif.constitution.comparing import Changes, compare
-from rlaif.constitution.document import ConstitutionError, Mark, Problem
 from rlaif.constitution.loading import load, loads
 from rlaif.constitution.schema import (
     Constitution,
@@ -26,13 +25,10 @@ from rlaif.constitution.writing import to_yaml
 __all__ = [
     "Changes",
     "Constitution",
-    "ConstitutionError",
     "CritiqueExample",
     "Examples",
-    "Mark",
     "PreferExample",
     "Principle",
-    "Problem",
     "Wording",
     "choose",
     "compare",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from rlaif.constitution.document import (
+from rlaif.documents import (
     MAX_PROBLEMS,
     Mapping,
-    Mark,
     Node,
     Problem,
     Sequence,
     Text,
+    did_you_mean,
+    locate,
     quote,
 )
 from rlaif.constitution.schema import (
@@ -67,15 +67,9 @@ def explain(
     return problems
 
 
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """The question that names the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word[:64].lower(), sorted(known), n=1)
-    return f"did you mean `{near[0]}`?" if near else ""
-
-
 def _explained(detail: ErrorDetails, root: Mapping, inherited: Collection[str]) -> Problem:
     loc, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
-    node, key = _locate(root, loc)
+    node, key = locate(root, loc)
     mark, text = node.mark, node.value if isinstance(node, Text) else None
     what = f"`{_name(loc)}`" + (f" ({quote(text)})" if text else "")
     if kind == "extra_forbidden":
@@ -103,21 +97,6 @@ def _missing(node: Node, loc: tuple[int | str, ...], inherited: Collection[str])
     return what, remedy + absent
 
 
-def _locate(root: Mapping, loc: tuple[int | str, ...]) -> tuple[Node, Mark]:
-    """The deepest node on the way to an error, and the place of the key that led to it."""
-    node: Node = root
-    mark = root.mark
-    for step in loc:
-        if isinstance(node, Mapping) and step in node.entries:
-            node, mark = node.entries[str(step)], node.keys[str(step)]
-        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
-            node = node.items[step]
-            mark = node.mark
-        else:
-            break
-    return node, mark
-
-
 def _name(loc: tuple[int | str, ...]) -> str:
     """The last key on the way to a value: weight, or critique for its second paraphrase."""
     return next((str(step) for step in reversed(loc) if isinstance(step, str)), "the file")
@@ -125,7 +104,7 @@ def _name(loc: tuple[int | str, ...]) -> str:
 
 def _is_afterthought(detail: ErrorDetails, root: Mapping) -> bool:
     """Whether pydantic calls a list too short because all that is in it is wrong."""
-    node, _ = _locate(root, detail["loc"])
+    node, _ = locate(root, detail["loc"])
     return detail["type"] == "too_short" and isinstance(node, Sequence) and bool(node.items)
 
 

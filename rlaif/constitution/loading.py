@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rlaif.constitution.document import (
-    ConstitutionError,
+from rlaif.documents import (
+    DocumentError,
     Mapping,
     Mark,
     Node,
@@ -20,11 +20,12 @@ from rlaif.constitution.document import (
     Sequence,
     Text,
     data,
+    did_you_mean,
     parse,
     quote,
     read,
 )
-from rlaif.constitution.explaining import did_you_mean, explain
+from rlaif.constitution.explaining import explain
 from rlaif.constitution.schema import Constitution
 
 SUFFIXES = (".yaml", ".yml")
@@ -34,7 +35,7 @@ def load(path: str | Path) -> Constitution:
     """Read a constitution from a YAML file and whatever it extends.
 
     Raises:
-        ConstitutionError: it cannot be used; a ConfigError that lists every problem with its place.
+        DocumentError: it cannot be used; a ConfigError that lists every problem with its place.
     """
     loader = _Loader()
     root = loader.resolve(Path(path), chain=())
@@ -161,7 +162,7 @@ class _Loader:
             except ValidationError as error:
                 self.problems += explain(error, root, self.inherited, noted=bool(self.problems))
         if constitution is None or self.problems:
-            raise ConstitutionError(sorted(set(self.problems), key=_in_file_order))
+            raise DocumentError(sorted(set(self.problems), key=_in_file_order))
         return constitution
 
     def check_examples(self, root: Mapping) -> None:

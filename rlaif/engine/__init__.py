@@ -14,20 +14,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rlaif.config.engine import EngineConfig
     from rlaif.engine.client import Engine
-    from rlaif.engine.config import EngineConfig
     from rlaif.engine.counts import Counts
+    from rlaif.engine.models import Model, Models
     from rlaif.engine.scripted import ScriptedEngine
     from rlaif.engine.server import serving
 
-__all__ = ["Counts", "Engine", "EngineConfig", "ScriptedEngine", "serving"]
+__all__ = ["Counts", "Engine", "EngineConfig", "Model", "Models", "ScriptedEngine", "serving"]
 
 _HOMES = {
-    "Counts": "counts",
-    "Engine": "client",
-    "EngineConfig": "config",
-    "ScriptedEngine": "scripted",
-    "serving": "server",
+    "Counts": "rlaif.engine.counts",
+    "Engine": "rlaif.engine.client",
+    "EngineConfig": "rlaif.config.engine",
+    "Model": "rlaif.engine.models",
+    "Models": "rlaif.engine.models",
+    "ScriptedEngine": "rlaif.engine.scripted",
+    "serving": "rlaif.engine.server",
 }
 
 
@@ -35,4 +38,4 @@ def __getattr__(name: str) -> object:
     """Load a name when it is first asked for: reading a config takes no HTTP client."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -58,7 +58,8 @@ class Bulk:
     totals: tuple[Counts, ...]
     store: Store | None = None
     progress: Progress | None = None
-    ahead: int = 1024  # calls that may be under way, or done and not yet handed out
+    needed: Callable[[], object] = lambda: None  # told before the first call that is really asked
+    ahead: int = 2048  # calls that may be under way, or done and not yet handed out
     _counts: Counts = field(default_factory=Counts)
     _asked: dict[bytes, asyncio.Task[Outcome]] = field(default_factory=dict)
 
@@ -96,7 +97,10 @@ class Bulk:
         rest = iter(calls)
         while part := list(islice(rest, _CHUNK)):
             keys = _keys(self.identity(), part) if self.store else []
-            yield _Chunk(part, keys, self.store.get_many(keys) if self.store else {})
+            cached = self.store.get_many(keys) if self.store else {}
+            if not keys or any(key not in cached for key in keys):
+                self.needed()
+            yield _Chunk(part, keys, cached)
 
     async def _finish(self, chunk: _Chunk) -> list[Outcome]:
         if not chunk.keys:

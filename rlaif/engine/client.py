@@ -8,7 +8,7 @@ from typing import Self
 
 from rlaif.engine import wire
 from rlaif.engine.bulk import Bulk, Progress, Store
-from rlaif.engine.config import EngineConfig
+from rlaif.config.engine import EngineConfig
 from rlaif.engine.counts import Counts
 from rlaif.engine.labels import Labels
 from rlaif.engine.link import Link
@@ -82,7 +82,7 @@ class Engine:
 
     async def answer(self, call: Call) -> Outcome:
         """The outcome of one call."""
-        return await self._ask(call, self.counts)
+        return await self.ask(call, self.counts)
 
     async def aclose(self) -> None:
         """Close the connections that belong to the running event loop."""
@@ -95,7 +95,8 @@ class Engine:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _ask(self, call: Call, counts: Counts) -> Outcome:
+    async def ask(self, call: Call, counts: Counts) -> Outcome:
+        """The outcome of one call, counted in `counts`."""
         link = self._link()
         ids = await self._labels.resolve(link, call, counts) if call.labels else ()
         if isinstance(ids, Unanswered):
@@ -121,4 +122,4 @@ class Engine:
     def _bulk(self, store: Store | None, progress: Progress | None, counts: Counts | None) -> Bulk:
         totals = (self.counts, counts) if counts is not None else (self.counts,)
         ahead = 8 * self.config.max_in_flight + 1024
-        return Bulk(self._ask, lambda: self.identity, totals, store, progress, ahead)
+        return Bulk(self.ask, lambda: self.identity, totals, store, progress, ahead=ahead)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from rlaif.engine.config import EngineConfig
+from rlaif.config.engine import EngineConfig
 from rlaif.engine.model import local_folder
 from rlaif.errors import EngineError
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from rlaif.engine import wire
-from rlaif.engine.config import EngineConfig
+from rlaif.config.engine import EngineConfig
 from rlaif.engine.counts import Counts
 from rlaif.engine.pool import Pool, Server
 from rlaif.errors import EngineError

@@ -8,7 +8,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from rlaif.engine.config import EngineConfig
+from rlaif.config.engine import EngineConfig
 from rlaif.errors import ConfigError
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

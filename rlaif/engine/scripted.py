@@ -56,7 +56,7 @@ class ScriptedEngine:
 
     async def answer(self, call: Call) -> Outcome:
         """The outcome of one call."""
-        return await self._ask(call, self.counts)
+        return await self.ask(call, self.counts)
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -67,7 +67,8 @@ class ScriptedEngine:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _ask(self, call: Call, counts: Counts) -> Outcome:
+    async def ask(self, call: Call, counts: Counts) -> Outcome:
+        """The outcome of one call, counted in `counts`."""
         self.asked.append(call)
         counts.sent += 1
         outcome = _outcome(call, self._reply(call))
@@ -88,7 +89,7 @@ class ScriptedEngine:
 
     def _bulk(self, store: Store | None, progress: Progress | None, counts: Counts | None) -> Bulk:
         totals = (self.counts,) if counts is None else (self.counts, counts)
-        return Bulk(self._ask, lambda: self.identity, totals, store, progress)
+        return Bulk(self.ask, lambda: self.identity, totals, store, progress)
 
 
 def _outcome(call: Call, reply: Reply) -> Outcome:

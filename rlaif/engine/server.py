@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from rlaif.engine import launch
 from rlaif.engine.child import Child
 from rlaif.engine.client import Engine
-from rlaif.engine.config import EngineConfig
+from rlaif.config.engine import EngineConfig
 from rlaif.engine.model import check_servable
 from rlaif.errors import EngineError, ServerDied
 

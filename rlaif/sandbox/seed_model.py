@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlaif.shipped import SEED_MODEL as FOLDER
+
 if TYPE_CHECKING:
     from rlaif.engine import EngineConfig
-
-FOLDER = Path(__file__).parent / "seed"
 
 
 def engine_config(*, model: Path | None = None, base_url: str | None = None) -> EngineConfig:

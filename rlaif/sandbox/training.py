@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rlaif.sandbox import tokenizer as tokens
 from rlaif.sandbox.batches import SKILLS, Batch, batch, batches
+from rlaif.sandbox.muon import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,14 +43,15 @@ class Plan:
     """What is trained, and how. The defaults made the model that ships."""
 
     seed: int = 0
-    steps: int = 4200
+    steps: int = 6000
     rows: int = 6
     length: int = 384
     width: int = 192
-    layers: int = 4
+    layers: int = 5
     heads: int = 6
     hidden: int = 512
-    rate: float = 2e-3
+    rate: float = 2e-3  # AdamW's, for embeddings and norms
+    muon: float = 0.012  # Muon's, for the matrices
     decay: float = 0.45  # share of the steps over which the rate falls to zero
     weight_decay: float = 0.05
     ema: float = 0.995
@@ -74,9 +76,9 @@ class Plan:
         }
 
     def rate_at(self, step: int) -> float:
-        """The learning rate: 100 steps up, level, then straight down to zero."""
+        """The share of the learning rates: 100 steps up, level, then straight down to zero."""
         left = (self.steps - step) / (self.steps * self.decay)
-        return self.rate * min(1.0, (step + 1) / 100, left)
+        return min(1.0, (step + 1) / 100, left)
 
 
 class Stream(IterableDataset[tuple[int, Batch]]):
@@ -149,13 +151,14 @@ class Trainer:
         self.tokenizer = tokens.build(work / "tokenizer")
         self.model = _on(new_model(plan, self.tokenizer), self.device)
         self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim == 1]
-        groups = [
-            {"params": decayed, "weight_decay": plan.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
+        matrices, rest = [], []
+        for name, p in self.model.named_parameters():
+            (matrices if p.ndim == 2 and "layers" in name else rest).append(p)
+        self.optimizers = (
+            Muon(matrices, lr=plan.muon, decay=plan.weight_decay),
+            torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        )
+        self.rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
         self.stopping = False
         if (work / "checkpoint.pt").exists():
             self.load()
@@ -164,14 +167,15 @@ class Trainer:
         """Go on from the checkpoint."""
         state = torch.load(self.work / "checkpoint.pt", map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
         log.info("resumed at step %d", self.step)
 
     def save(self) -> None:
         """Write a checkpoint; the old one stays until the new one is whole."""
         state = {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
             "average": self.average, "step": self.step, "seconds": self.seconds,
         }  # fmt: skip
         torch.save(state, self.work / "checkpoint.tmp")
@@ -213,14 +217,16 @@ class Trainer:
         self.save()
 
     def learn(self, step: int, b: Batch) -> float:
-        """One step of AdamW; returns the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate_at(step)
+        """One step of both optimizers; returns the loss."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate * self.plan.rate_at(step)
         value = loss(logits(self.model, b), b)
         value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         with torch.no_grad():
             momentum = min(self.plan.ema, (step + 1) / (step + 10))
             old = list(self.average.values())

@@ -1,14 +1,15 @@
 """YAML text as a tree in which everything knows its place, and nothing is guessed.
 
-Only the part of YAML that a constitution needs is accepted: mappings, lists and text. Anchors,
+Only the part of YAML that a constitution or a run's config needs is accepted: mappings, lists and text. Anchors,
 aliases, tags, duplicate keys and characters that a reviewer cannot see are refused. A plain scalar
 is always its own text, so that `no`, `on`, `1.0` and `2026-01-01` are the strings that were typed.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +55,8 @@ class Problem:
         return f"{self.mark}: {self.what}\n  remedy: {self.remedy}"
 
 
-class ConstitutionError(ConfigError):
-    """A constitution that cannot be used; `problems` holds all that was found, in file order."""
+class DocumentError(ConfigError):
+    """A file that cannot be used; `problems` holds all that was found, in file order."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = tuple(problems[:MAX_PROBLEMS])
@@ -123,6 +124,25 @@ def data(node: Node) -> object:
             return {key: data(value) for key, value in node.entries.items()}
 
 
+def locate(root: Mapping, loc: tuple[int | str, ...]) -> tuple[Node, Mark]:
+    """The deepest node on the way to a pydantic error, and the place of the key that led to it."""
+    node: Node = root
+    mark = root.mark
+    for step in loc:
+        if isinstance(node, Mapping) and step in node.entries:
+            node, mark = node.entries[str(step)], node.keys[str(step)]
+        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            mark = node.mark
+    return node, mark
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """The question that names the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word[:64].lower(), sorted(known), n=1)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
 def line_of(mark: Mark) -> str | None:
     """The line that a mark points into, or None if the file has no such line to show."""
     try:
@@ -182,7 +202,7 @@ class _Reader:
             return root
         mark = root.mark if root else Mark(self.path, 1, 1)
         what = "the file is empty" if root is None else "the file is not `key: value` lines"
-        self.problems.append(Problem(mark, what, "start from constitution/template.yaml"))
+        self.problems.append(Problem(mark, what, "write `key: value` lines"))
         return None
 
     def node(self, event: yaml.Event, depth: int) -> Node:

@@ -1,4 +1,4 @@
-"""What a user can set about the engine: one frozen section of the run's config."""
+"""How a model is served: the `engine` section of a run, and the same with a model's name."""
 
 from __future__ import annotations
 
@@ -27,16 +27,14 @@ def _no_remote_code(args: tuple[str, ...]) -> tuple[str, ...]:
     return args
 
 
-class EngineConfig(BaseModel):
-    """Which model answers, where it is served, and how patient the client is."""
+class ServingConfig(BaseModel):
+    """How models are served, and how patient the client is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    model: str = Field(min_length=1)
-    """A folder with safetensors weights, a tokenizer and a chat template; or a name on the hub."""
-
-    revision: str | None = None
-    """The hub revision (a commit, best of all). It is part of the model's identity."""
+    at_once: int = Field(default=1, gt=0)
+    """How many servers of ours may be up at once. With 1, a model's server is stopped before the
+    next one starts and before anything is trained, so that each has the whole GPU."""
 
     base_urls: tuple[Annotated[str, AfterValidator(_plain_url)], ...] = ()
     """Servers that someone else runs, all with the same model. Empty: we start vLLM ourselves."""
@@ -79,6 +77,16 @@ class EngineConfig(BaseModel):
 
     logs: Path | None = None
     """Where the server's log is kept. Unset: a temporary file, gone when the server stops."""
+
+
+class EngineConfig(ServingConfig):
+    """Which model answers, and how it is served."""
+
+    model: str = Field(min_length=1)
+    """A folder with safetensors weights, a tokenizer and a chat template; or a name on the hub."""
+
+    revision: str | None = None
+    """The hub revision (a commit, best of all). It is part of the model's identity."""
 
     def api_key(self) -> str | None:
         """The API key from the environment; None where none is configured."""

@@ -1,0 +1,109 @@
+"""From a YAML file to a `RunConfig`: every problem at once, each at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from rlaif.config.run import RunConfig
+from rlaif.documents import (
+    DocumentError,
+    Mapping,
+    Mark,
+    Problem,
+    Text,
+    data,
+    did_you_mean,
+    locate,
+    quote,
+    read,
+)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's config; `overrides` are `section.key=value`, as `--set` has them.
+
+    Raises:
+        DocumentError: it cannot be used; a ConfigError that lists every problem with its place.
+    """
+    path, problems = Path(path), []
+    root = read(path, problems)
+    config = None
+    if root is not None:
+        for override in overrides:
+            _set(root, override, problems)
+        try:
+            config = RunConfig.model_validate(data(root), context={"folder": path.parent})
+        except ValidationError as error:
+            problems += [_explained(detail, root) for detail in error.errors(include_url=False)]
+    if config is None or problems:
+        raise DocumentError(sorted(set(problems), key=lambda p: (p.mark.line, p.mark.column)))
+    return config
+
+
+def _set(root: Mapping, override: str, problems: list[Problem]) -> None:
+    """Put one override into the tree, as if the file had said it."""
+    mark = Mark(Path(f"--set {override}"), 1, 1)
+    keys, equals, value = override.partition("=")
+    *sections, key = keys.split(".")
+    if not equals or not key:
+        problems.append(Problem(mark, "this sets nothing", "write --set section.key=value"))
+        return
+    node = root
+    for section in sections:
+        inner = node.entries.get(section)
+        if not isinstance(inner, Mapping):
+            inner = node.entries[section] = Mapping(mark)
+            node.keys[section] = mark
+        node = inner
+    node.entries[key] = Text(mark, None if value == "null" else value)
+    node.keys[key] = mark
+
+
+def _explained(detail: ErrorDetails, root: Mapping) -> Problem:
+    loc, kind = detail["loc"], detail["type"]
+    node, key = locate(root, loc)
+    name = ".".join(str(step) for step in loc if isinstance(step, str)) or "the file"
+    if kind == "extra_forbidden":
+        known = [field for model in _models_at(loc[:-1]) for field in model.model_fields]
+        remedy = did_you_mean(str(loc[-1]), known) or "the keys here are " + ", ".join(known)
+        return Problem(key, f"the key {quote(str(loc[-1]))} is unknown", remedy)
+    if kind == "missing":
+        return Problem(node.mark, f"`{name}` is missing", f"add `{loc[-1]}: ...`")
+    shown = f" ({quote(node.value)})" if isinstance(node, Text) and node.value else ""
+    said = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    said = said[:1].lower() + said[1:]
+    meaning = _meaning(loc)
+    return Problem(node.mark, f"`{name}`{shown}: {said}", meaning or "correct the value")
+
+
+def _meaning(loc: tuple[int | str, ...]) -> str:
+    """What the config says of the field at `loc`."""
+    names = [step for step in loc if isinstance(step, str)]
+    for model in _models_at(tuple(loc[: loc.index(names[-1])])) if names else ():
+        if (field := model.model_fields.get(names[-1])) and field.description:
+            return "it means: " + " ".join(field.description.split())
+    return ""
+
+
+def _models_at(loc: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """The sections that a place in the config can hold."""
+    here: list[type[BaseModel]] = [RunConfig]
+    for step in loc:
+        fields = [m.model_fields[step] for m in here if step in m.model_fields]  # pyright: ignore
+        if fields:
+            here = [m for field in fields for m in _models((field.annotation, *field.metadata))]
+        elif isinstance(step, str):  # which kind of a union
+            here = [m for m in here if step in get_args(m.model_fields["kind"].annotation)]
+    return here
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in annotation if isinstance(annotation, tuple) else get_args(annotation):
+        yield from _models(part)

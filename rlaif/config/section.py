@@ -1,0 +1,123 @@
+"""What all sections of a config share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from rlaif import shipped
+from rlaif.records import Sampling
+
+
+def _from_folder(path: Path, info: ValidationInfo) -> Path:
+    """A path in a config starts from the config's folder."""
+    folder = (info.context or {}).get("folder", Path())
+    return Path(folder, path.expanduser()).resolve()
+
+
+def _law(path: Path, info: ValidationInfo) -> Path:
+    named = shipped.folder("constitution") / f"{path}.yaml"
+    return named if not path.suffix and named.is_file() else _from_folder(path, info)
+
+
+def _model(name: str, info: ValidationInfo) -> str:
+    if name == "sandbox":
+        return str(shipped.SEED_MODEL)
+    here = _from_folder(Path(name), info)
+    return str(here) if here.is_dir() else name
+
+
+def _plain(value: Any) -> Any:
+    """Text from YAML as the number, truth or nothing that it says."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value in ("true", "false", "null"):
+        return {"true": True, "false": False, "null": None}[value]
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    return value
+
+
+File = Annotated[Path, AfterValidator(_from_folder)]
+Law = Annotated[Path, AfterValidator(_law)]
+ModelName = Annotated[str, Field(min_length=1), AfterValidator(_model)]
+PassedThrough = Annotated[dict[str, Any], BeforeValidator(_plain)]
+
+
+class Section(BaseModel):
+    """A frozen part of a run's config; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SamplingConfig(Section):
+    """How texts are drawn from a model."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """1 draws as the model is; 0 takes the likeliest token."""
+
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """The share of probability that is drawn from at each token."""
+
+    max_tokens: int = Field(default=512, gt=0)
+    """Longest text, in tokens."""
+
+    def sampling(self, *, seed: int, stop: tuple[str, ...] = ()) -> Sampling:
+        """These settings as a call has them."""
+        return Sampling(self.temperature, self.top_p, self.max_tokens, stop, seed)
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (peft) in place of full finetuning; merged into the weights at the end."""
+
+    r: int = Field(default=16, gt=0)
+    """Rank."""
+
+    alpha: int = Field(default=32, gt=0)
+    """Scale: updates count alpha / r."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout inside the adapters."""
+
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Which layers get one, as peft names them."""
+
+
+class TrainerConfig(Section):
+    """What every training stage has; the defaults are for a model of some billion parameters."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the data."""
+
+    batch_size: int = Field(default=16, gt=0)
+    """Examples for one step of the optimizer, over all devices."""
+
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Examples that one device handles at once; the rest accumulates. Unset: the whole batch."""
+
+    max_length: int = Field(default=2048, gt=0)
+    """Longest example, in tokens. A longer one is left out and counted, never cut."""
+
+    lora: LoraConfig | None = None
+    """Set it (`lora: {}` for the defaults) to train adapters only."""
+
+    save_every: int = Field(default=100, gt=0)
+    """Steps between checkpoints; an interrupted training goes on from the last one."""
+
+    launch: tuple[str, ...] = ()
+    """Arguments for `accelerate launch`, such as --num_processes=8; empty: one plain process."""
+
+    trl: PassedThrough = {}
+    """More options of the TRL trainer, passed through as they are."""

