@@ -1,8 +1,9 @@
 """YAML text as a tree in which everything knows its place, and nothing is guessed.
 
-Only the part of YAML that a constitution or a run's config needs is accepted: mappings, lists and text. Anchors,
-aliases, tags, duplicate keys and characters that a reviewer cannot see are refused. A plain scalar
-is always its own text, so that `no`, `on`, `1.0` and `2026-01-01` are the strings that were typed.
+Only the part of YAML that a constitution or a run's config needs is accepted: mappings, lists and
+text. Anchors, aliases, tags, duplicate keys and characters that a reviewer cannot see are refused.
+A plain scalar is always its own text, so that `no`, `on`, `1.0` and `2026-01-01` are the strings
+that were typed.
 """
 
 from __future__ import annotations

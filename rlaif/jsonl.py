@@ -1,9 +1,9 @@
 """Rows of records in JSON lines, streamed in both directions.
 
-    with writing(folder / "pairs.jsonl") as write:
-        write(pair)
-    for pair in rows(folder / "pairs.jsonl", Pair):
-        ...
+with writing(folder / "pairs.jsonl") as write:
+    write(pair)
+for pair in rows(folder / "pairs.jsonl", Pair):
+    ...
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def rows(path: Path, type: type[T]) -> Iterator[T]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Callable[[object], None]]:
-    """A function that appends one row to a new file; the file is on the disk when the block ends."""
+    """A function that adds one row to a new file, which is on the disk when the block ends."""
     import os
 
     import msgspec

@@ -3,9 +3,9 @@
     with Run.open(config) as run:
         drafted = run.stage("critique", config.critique, work, prompts=prompts, law=law.digest)
 
-A stage works in `.<stage>.partial/` and commits by one rename, after `stage.json` is written: what it
-was made from (its config section and a digest of each input) and what came out (a hash of each file).
-Made from the same: reused. Made from something else: an error that names the remedy.
+A stage works in `.<stage>.partial/` and commits by one rename, after `stage.json` is written: what
+it was made from (its config section and a digest of each input) and what came out (a hash of each
+file). Made from the same: reused. Made from something else: an error that names the remedy.
 """
 
 from __future__ import annotations
@@ -33,7 +33,16 @@ from rlaif.errors import RunError
 
 log = logging.getLogger(__name__)
 
-STAGES = ("prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "report")
+STAGES = (
+    "prompts",
+    "critique",
+    "finetune",
+    "preferences",
+    "reward",
+    "policy",
+    "evaluation",
+    "report",
+)
 """In the order in which they run."""
 
 NO_MATTER = {"launch", "save_every"}  # how a stage is run, not what it makes
@@ -96,7 +105,9 @@ class Run:
         self._made_anew = True
         return done
 
-    def _made_from(self, section: Section | None, inputs: Mapping[str, Path | str]) -> dict[str, Any]:
+    def _made_from(
+        self, section: Section | None, inputs: Mapping[str, Path | str]
+    ) -> dict[str, Any]:
         chosen = section.model_dump(mode="json", exclude=NO_MATTER) if section else {}
         digests = {
             name: given if isinstance(given, str) else digest(given)

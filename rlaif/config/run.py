@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from rlaif.config.engine import EngineConfig, ServingConfig
 from rlaif.config.section import (
@@ -197,7 +197,13 @@ class KtoConfig(TrainerConfig):
     """Leave out pairs whose label is nearer to 0.5 than this."""
 
 
-PolicyConfig = Annotated[DpoConfig | KtoConfig, Field(discriminator="kind")]
+def _kind(section: Any) -> str:
+    return section.get("kind", "dpo") if isinstance(section, dict) else section.kind
+
+
+PolicyConfig = Annotated[
+    Annotated[DpoConfig, Tag("dpo")] | Annotated[KtoConfig, Tag("kto")], Discriminator(_kind)
+]
 
 
 class EvaluationConfig(Section):

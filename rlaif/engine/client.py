@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Self
 
+from rlaif.config.engine import EngineConfig
 from rlaif.engine import wire
 from rlaif.engine.bulk import Bulk, Progress, Store
-from rlaif.config.engine import EngineConfig
 from rlaif.engine.counts import Counts
 from rlaif.engine.labels import Labels
 from rlaif.engine.link import Link

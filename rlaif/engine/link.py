@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from rlaif.engine import wire
 from rlaif.config.engine import EngineConfig
+from rlaif.engine import wire
 from rlaif.engine.counts import Counts
 from rlaif.engine.pool import Pool, Server
 from rlaif.errors import EngineError

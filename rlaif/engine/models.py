@@ -1,10 +1,10 @@
 """The models of a run: each is served only when it is asked something that the store doesn't know.
 
-    with Models(store, at_once=1) as models:
-        judge = models.model(config)
-        for outcome in judge.answers(calls, "labels"):      # starts a server now, or never
-            ...
-        models.make_room()                                  # before training: the GPU is free
+with Models(store, at_once=1) as models:
+    judge = models.model(config)
+    for outcome in judge.answers(calls, "labels"):      # starts a server now, or never
+        ...
+    models.make_room()                                  # before training: the GPU is free
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rlaif.config.engine import EngineConfig
 from rlaif.engine import launch
 from rlaif.engine.child import Child
 from rlaif.engine.client import Engine
-from rlaif.config.engine import EngineConfig
 from rlaif.engine.model import check_servable
 from rlaif.errors import EngineError, ServerDied
 

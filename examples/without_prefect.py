@@ -1,0 +1,19 @@
+"""The whole pipeline as plain function calls: no server, no flow, the same run folder.
+
+    python examples/without_prefect.py CONFIG
+"""
+
+import sys
+
+from rlaif.config import load
+from rlaif.pipeline import Pipeline
+
+with Pipeline.open(load(sys.argv[1])) as run:
+    prompts = run.prompts()
+    critiqued = run.critique(prompts)
+    finetuned = run.finetune(critiqued)
+    preferred = run.preferences(prompts, finetuned)
+    run.reward(preferred, finetuned)
+    policy = run.policy(preferred, finetuned)
+    run.evaluation(prompts, finetuned, policy)
+    print(run.report())

@@ -1,0 +1,280 @@
+"""The stages of one run, each bound to what it is made from.
+
+    with Pipeline.open(config) as run:
+        prompts = run.prompts()
+        critiqued = run.critique(prompts)
+        ...
+
+Every method returns the folder of its finished stage, and does nothing where that is there already.
+`flows/pipeline.py` calls them as Prefect tasks, `examples/without_prefect.py` as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.completions import Store, default_path
+from rlaif.config import EngineConfig, RunConfig
+from rlaif.constitution import Constitution, load, to_yaml
+from rlaif.documents import did_you_mean
+from rlaif.engine import Model, Models
+from rlaif.errors import ConfigError
+from rlaif.progress import bar
+from rlaif.runs import Run
+from rlaif.shipped import folder
+from rlaif.templates import Templates
+
+_SHOWN = {"conversation", "principle"}
+VARIABLES = {
+    "draft": {"request"},
+    "critique": _SHOWN | {"response"},
+    "revise": _SHOWN | {"response", "critique"},
+    "violates": _SHOWN | {"response", "critique"},
+    "prefer": _SHOWN | {"response_a", "response_b"},
+    "prefer_reasoned": _SHOWN | {"response_a", "response_b", "reasoning"},
+}
+"""What each template is given."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An open run with its law, its templates and its models."""
+
+    run: Run
+    config: RunConfig
+    constitution: Constitution
+    templates: Templates
+    models: Models
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        config: RunConfig,
+        *,
+        root: Path = Path("runs"),
+        fresh: Iterable[str] = (),
+        store: str | None = None,
+    ) -> Iterator[Pipeline]:
+        """The pipeline of `config`, its run folder locked, its completions store open.
+
+        Raises:
+            ConfigError: the constitution, the templates or the model cannot be used.
+            RunError: another process works in the run.
+        """
+        constitution = load(config.constitution)
+        templates = Templates(config.templates or folder("prompts"))
+        logs = root / config.name / "logs"
+        engine = config.engine.model_copy(update={"logs": config.engine.logs or logs})
+        config = config.model_copy(update={"engine": engine})
+        with (
+            Run.open(config, root=root, fresh=fresh) as run,
+            Store(store or default_path()) as completions,
+            Models(completions, at_once=engine.at_once, watch=bar) as models,
+        ):
+            yield cls(run, config, constitution, templates, models)
+
+    # --- the stages -----------------------------------------------------------------------------
+
+    def prompts(self) -> Path:
+        """What the model is asked, split into training and held-out prompts."""
+        from rlaif.prompts import prompts
+
+        section, seed = self.config.prompts, self.config.seed
+        files = {f"source {n}": s.path or f"{s.hub}" for n, s in enumerate(section.sources)}
+        portable = section.model_copy(
+            update={"sources": tuple(s.model_copy(update={"path": None}) for s in section.sources)}
+        )
+        return self.run.stage(
+            "prompts", portable, lambda into: prompts(into, section, seed=seed), **files
+        )
+
+    def critique(self, prompts: Path) -> Path:
+        """Drafts of the start model, then rounds of critique and revision."""
+        from rlaif.critique import critique
+
+        drafter, critic, section = self.start, self.feedback, self.config.critique
+
+        def work(into: Path) -> dict[str, Any]:
+            return critique(
+                into, section, prompts=prompts, drafter=drafter, critic=critic, **self._law()
+            )
+
+        made_from = self._asked("draft", "critique", "revise")
+        return self.run.stage(
+            "critique",
+            section,
+            work,
+            prompts=prompts,
+            drafter=drafter.identity,
+            critic=critic.identity,
+            **made_from,
+        )
+
+    def finetune(self, critiqued: Path) -> Path:
+        """The start model, finetuned on the revisions."""
+        from rlaif.finetune import finetune
+
+        section, seed = self.config.finetune, self.config.seed
+        model, revision = self.config.model, self.config.revision
+
+        def work(into: Path) -> dict[str, Any]:
+            self.models.make_room()
+            return finetune(
+                into, section, chains=critiqued, model=model, revision=revision, seed=seed
+            )
+
+        return self.run.stage(
+            "finetune", section, work, chains=critiqued, model=self.start.identity
+        )
+
+    def preferences(self, prompts: Path, finetuned: Path) -> Path:
+        """Pairs of the finetuned model's answers, with the judge's soft labels."""
+        from rlaif.preferences import preferences
+
+        policy, judge, section = self.made(finetuned), self.feedback, self.config.preferences
+
+        def work(into: Path) -> dict[str, Any]:
+            return preferences(
+                into, section, prompts=prompts, policy=policy, judge=judge, **self._law()
+            )
+
+        made_from = self._asked("draft", "critique", "violates", "prefer", "prefer_reasoned")
+        return self.run.stage(
+            "preferences",
+            section,
+            work,
+            prompts=prompts,
+            policy=finetuned,
+            judge=judge.identity,
+            **made_from,
+        )
+
+    def reward(self, preferred: Path, finetuned: Path) -> Path:
+        """A reward model from the soft labels, calibrated on held-out prompts."""
+        from rlaif.reward import reward
+
+        section, seed = self.config.reward, self.config.seed
+
+        def work(into: Path) -> dict[str, Any]:
+            self.models.make_room()
+            return reward(into, section, pairs=preferred, model=str(finetuned / "model"), seed=seed)
+
+        return self.run.stage("reward", section, work, pairs=preferred, model=finetuned)
+
+    def policy(self, preferred: Path, finetuned: Path) -> Path:
+        """The finetuned model, trained on the soft labels."""
+        from rlaif.policy import policy
+
+        section, seed = self.config.policy, self.config.seed
+
+        def work(into: Path) -> dict[str, Any]:
+            self.models.make_room()
+            return policy(into, section, pairs=preferred, model=str(finetuned / "model"), seed=seed)
+
+        return self.run.stage("policy", section, work, pairs=preferred, model=finetuned)
+
+    def evaluation(self, prompts: Path, finetuned: Path, policy: Path) -> Path:
+        """Start model, finetuned model and policy on held-out prompts."""
+        from rlaif.evaluation import evaluation
+
+        section, judge = self.config.evaluation, self.feedback
+        models = {
+            "seed": self.start,
+            "finetuned": self.made(finetuned),
+            "policy": self.made(policy),
+        }
+        weights = {
+            "seed": self.config.model,
+            "finetuned": str(finetuned / "model"),
+            "policy": str(policy / "model"),
+        }
+
+        def work(into: Path) -> dict[str, Any]:
+            return evaluation(
+                into,
+                section,
+                prompts=prompts,
+                models=models,
+                weights=weights,
+                judge=judge,
+                **self._law(),
+            )
+
+        made_from = self._asked("draft", "violates", "prefer")
+        return self.run.stage(
+            "evaluation",
+            section,
+            work,
+            prompts=prompts,
+            seed=self.start.identity,
+            finetuned=finetuned,
+            policy=policy,
+            judge=judge.identity,
+            **made_from,
+        )
+
+    def report(self) -> Path:
+        """One page that says what was asked, what came of it and what to distrust."""
+        from rlaif.report import report
+
+        (self.run.folder / "constitution.yaml").write_text(to_yaml(self.constitution), "utf-8")
+        return report(self.run.folder)
+
+    # --- what the stages are made from ------------------------------------------------------------
+
+    @property
+    def start(self) -> Model:
+        """The model that is trained, as it was."""
+        return self._model(self.config.served(self.config.model, self.config.revision))
+
+    @property
+    def feedback(self) -> Model:
+        """Who critiques, revises and judges."""
+        return self._model(self.config.feedback) if self.config.feedback else self.start
+
+    def made(self, stage: Path) -> Model:
+        """The model that a training stage made."""
+        ours = self.config.served(str(stage / "model")).model_copy(
+            update={"base_urls": (), "served_name": None, "api_key_env": None}
+        )
+        return self._model(ours)
+
+    def _model(self, config: EngineConfig) -> Model:
+        return self.models.model(config)
+
+    def _law(self) -> dict[str, Any]:
+        return {
+            "constitution": self.constitution,
+            "templates": self.templates,
+            "seed": self.config.seed,
+        }
+
+    def _asked(self, *templates: str) -> dict[str, str]:
+        """Digests of the law and of the templates that a stage reads."""
+        digests = {f"prompts/{name}.j2": self.templates.digest(name) for name in templates}
+        return {"constitution": self.constitution.digest} | digests
+
+
+def check(config: RunConfig) -> None:
+    """Read the law and the templates and look at the models, before anything is spent.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    load(config.constitution)
+    templates = Templates(config.templates or folder("prompts"))
+    for name, given in VARIABLES.items():
+        for unknown in templates.variables(name) - given:
+            where = str(templates.folder / f"{name}.j2")
+            remedy = did_you_mean(unknown, given) or "it is given " + ", ".join(sorted(given))
+            what = f"nothing called {unknown!r} is given to it"
+            raise ConfigError(what, where=where, remedy=remedy)
+    with Models(None) as models:
+        models.model(config.served(config.model, config.revision))
+        if config.feedback:
+            models.model(config.feedback)

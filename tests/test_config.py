@@ -1,0 +1,110 @@
+"""The config of a run: the shipped one, every error at its place, overrides, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlaif import shipped
+from rlaif.config import RunConfig, load
+from rlaif.config.run import DpoConfig, KtoConfig
+from rlaif.documents import DocumentError
+
+DEMO = Path(shipped.__file__).parent / "sandbox" / "demo.yaml"
+LEAST = "name: r\nconstitution: sandbox\nmodel: sandbox\nprompts: {sources: [{path: p.jsonl}]}\n"
+
+
+def config(tmp_path: Path, text: str, *changes: str) -> RunConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, "utf-8")
+    return load(path, changes)
+
+
+def test_the_shipped_config_loads() -> None:
+    demo = load(DEMO)
+    assert demo.model == str(shipped.SEED_MODEL)
+    assert demo.constitution.is_file()
+    assert demo.prompts.sources[0].path == DEMO.parent / "prompts.jsonl"
+    assert demo.evaluation.oracle == "sandbox"
+
+
+def test_paths_start_from_the_configs_folder(tmp_path: Path) -> None:
+    found = config(tmp_path, LEAST.replace("constitution: sandbox", "constitution: laws/mine.yaml"))
+    assert found.constitution == tmp_path / "laws" / "mine.yaml"
+    assert found.prompts.sources[0].path == tmp_path / "p.jsonl"
+
+
+def test_a_model_that_is_no_folder_is_a_name_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert config(tmp_path, LEAST.replace("model: sandbox", "model: org/m")).model == "org/m"
+    local = config(tmp_path, LEAST.replace("model: sandbox", "model: mine"))
+    assert local.model == str(tmp_path / "mine")
+
+
+def test_the_kind_of_a_policy_decides_its_keys(tmp_path: Path) -> None:
+    assert isinstance(config(tmp_path, LEAST).policy, DpoConfig)
+    kto = config(tmp_path, LEAST + "policy: {kind: kto, beta: 0.5}\n").policy
+    assert isinstance(kto, KtoConfig)
+    assert kto.beta == 0.5
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "what", "remedy"),
+    [
+        ("critique: {round: 2}", "5:12", "the key 'round' is unknown", "did you mean `rounds`?"),
+        ("critique: {rounds: two}", "5:20", "`critique.rounds` ('two')", "it means: How often"),
+        ("critique: {rounds: -1}", "5:20", "greater than or equal to 0", "it means: How often"),
+        ("policy: {kind: dpo, betta: 1}", "5:21", "the key 'betta' is unknown", "`beta`?"),
+        ("policy: {kind: rlhf}", "5:9", "'rlhf'", ""),
+        ("engine: {base_urls: [ftp://x]}", "5:22", "is not a URL", ""),
+        ("constitutoin: x", "5:1", "the key 'constitutoin' is unknown", "`constitution`?"),
+    ],
+)
+def test_an_error_says_where_what_and_the_remedy(
+    tmp_path: Path, line: str, place: str, what: str, remedy: str
+) -> None:
+    with pytest.raises(DocumentError) as caught:
+        config(tmp_path, LEAST + line + "\n")
+    said = str(caught.value)
+    assert f"run.yaml:{place}: " in said
+    assert what in said
+    assert remedy in said
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError) as caught:
+        config(tmp_path, "name: r\nseed: x\nmodell: sandbox\nprompts: {sources: []}\n")
+    assert len(caught.value.problems) == 5  # seed, modell, model, constitution, no source
+
+
+def test_a_source_is_one_place(tmp_path: Path) -> None:
+    both = LEAST.replace("{path: p.jsonl}", "{path: p.jsonl, hub: org/data}")
+    with pytest.raises(DocumentError, match="name either `path` or `hub`"):
+        config(tmp_path, both)
+
+
+def test_overrides_are_read_as_the_file_is(tmp_path: Path) -> None:
+    changed = config(tmp_path, LEAST, "policy.beta=0.3", "seed=7", "critique.no_fault=null")
+    assert isinstance(changed.policy, DpoConfig)
+    assert (changed.policy.beta, changed.seed, changed.critique.no_fault) == (0.3, 7, None)
+
+
+@pytest.mark.parametrize("override", ["policy.beta=x", "seed", "polcy.beta=1", "=1"])
+def test_a_wrong_override_names_itself(tmp_path: Path, override: str) -> None:
+    with pytest.raises(DocumentError, match=f"--set {override}"):
+        config(tmp_path, LEAST, override)
+
+
+def test_what_is_passed_through_to_trl_keeps_its_types(tmp_path: Path) -> None:
+    text = (
+        LEAST + "finetune:\n  trl: {bf16: true, warmup_ratio: 0.1, logging_steps: 5, optim: sgd}\n"
+    )
+    expected = {"bf16": True, "warmup_ratio": 0.1, "logging_steps": 5, "optim": "sgd"}
+    assert config(tmp_path, text).finetune.trl == expected
+
+
+def test_a_resolved_config_says_all_and_loads_again(tmp_path: Path) -> None:
+    first = config(tmp_path, LEAST)
+    assert RunConfig.model_validate(first.resolved()) == first
+    assert first.resolved()["critique"]["rounds"] == 4

@@ -1,0 +1,194 @@
+"""Runs: a stage is complete or absent, reused if made from the same, refused if not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlaif.config import RunConfig
+from rlaif.config.run import CritiqueConfig, PromptsConfig, SourceConfig
+from rlaif.errors import RunError
+from rlaif.runs import Run, Work, digest, stage_record
+
+PROMPTS = PromptsConfig(sources=(SourceConfig(path=Path("p.jsonl")),))
+CONFIG = RunConfig(name="r", constitution=Path("law.yaml"), model="m", prompts=PROMPTS)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Run.open(CONFIG, root=tmp_path) as opened:
+        yield opened
+
+
+def writes(text: str, seen: list[str] | None = None) -> Work:
+    def work(into: Path) -> dict[str, int]:
+        if seen is not None:
+            seen.append(text)
+        (into / "rows.jsonl").write_text(text)
+        return {"rows": len(text)}
+
+    return work
+
+
+def test_a_stage_leaves_its_files_metrics_and_lineage(run: Run) -> None:
+    done = run.stage("critique", CritiqueConfig(rounds=2), writes("abc"), law="d1")
+    record = stage_record(done)
+    assert (done / "rows.jsonl").read_text() == "abc"
+    assert json.loads((done / "metrics.json").read_text()) == {"rows": 3} == record["metrics"]
+    assert record["made_from"]["section"]["rounds"] == 2
+    assert record["made_from"]["inputs"] == {"law": "d1"}
+    assert list(record["outputs"]) == ["rows.jsonl"]
+    assert not list(run.folder.glob(".*.partial"))
+    about = json.loads((run.folder / "run.json").read_text())
+    assert about["config"]["name"] == "r"
+    assert "torch" in about["packages"]
+
+
+def test_made_from_the_same_is_reused(run: Run) -> None:
+    seen: list[str] = []
+    for _ in range(2):
+        run.stage("critique", CritiqueConfig(), writes("abc", seen), law="d1")
+    assert seen == ["abc"]
+
+
+@pytest.mark.parametrize(
+    ("section", "law", "changed"),
+    [(CritiqueConfig(rounds=1), "d1", "rounds"), (CritiqueConfig(), "d2", "law")],
+)
+def test_made_from_something_else_is_an_error_with_a_remedy(
+    tmp_path: Path, section: CritiqueConfig, law: str, changed: str
+) -> None:
+    with Run.open(CONFIG, root=tmp_path) as run:
+        run.stage("critique", CritiqueConfig(), writes("abc"), law="d1")
+    with Run.open(CONFIG, root=tmp_path) as run:
+        with pytest.raises(RunError, match=f"from something else: {changed}") as caught:
+            run.stage("critique", section, writes("new"), law=law)
+        assert "--fresh critique" in caught.value.remedy
+        assert (run.folder / "critique" / "rows.jsonl").read_text() == "abc"
+
+
+def test_fresh_makes_a_stage_anew_and_what_follows_from_it(tmp_path: Path) -> None:
+    def both(run: Run, text: str) -> str:
+        first = run.stage("critique", CritiqueConfig(), writes(text))
+        return (
+            run.stage("finetune", None, writes(text * 2), chains=first) / "rows.jsonl"
+        ).read_text()
+
+    with Run.open(CONFIG, root=tmp_path) as run:
+        assert both(run, "a") == "aa"
+    with Run.open(CONFIG, root=tmp_path, fresh=["critique"]) as run:
+        assert both(run, "b") == "bb"
+    with Run.open(CONFIG, root=tmp_path, fresh=["critique"]) as run:  # the same comes out of it
+        assert both(run, "b") == "bb"
+        assert stage_record(run.folder / "finetune")["made_from"]["inputs"]["chains"] == digest(
+            run.folder / "critique"
+        )
+
+
+def test_fresh_wants_the_name_of_a_stage(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match="no stage is called 'critic'"),
+        Run.open(CONFIG, root=tmp_path, fresh=["critic"]),
+    ):
+        pass
+
+
+def test_how_a_training_is_launched_does_not_matter(run: Run) -> None:
+    config = CONFIG.finetune
+    first = run.stage("finetune", config, writes("a"))
+    again = config.model_copy(update={"launch": ("--num_processes=8",), "save_every": 7})
+    assert run.stage("finetune", again, writes("b")) == first
+    assert (first / "rows.jsonl").read_text() == "a"
+
+
+def test_an_interrupted_attempt_is_gone_on_with_if_it_is_the_same(tmp_path: Path) -> None:
+    def breaks(into: Path) -> dict[str, int]:
+        (into / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    def goes_on(into: Path) -> dict[str, int]:
+        (into / "rows.jsonl").write_text(str((into / "checkpoint").exists()))
+        return {}
+
+    for section, resumed in ((CritiqueConfig(), "True"), (CritiqueConfig(rounds=1), "False")):
+        with Run.open(CONFIG, root=tmp_path) as run:
+            with pytest.raises(KeyboardInterrupt):
+                run.stage("critique", CritiqueConfig(), breaks)
+            assert not (run.folder / "critique").exists()
+            done = run.stage("critique", section, goes_on)
+            assert (done / "rows.jsonl").read_text() == resumed
+            done.rename(tmp_path / f"kept {resumed}")
+
+
+def test_a_full_disk_has_a_remedy(run: Run) -> None:
+    def full(into: Path) -> dict[str, int]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="the disk is full") as caught:
+        run.stage("critique", CritiqueConfig(), full)
+    assert "start the same command again" in caught.value.remedy
+    assert (run.stage("critique", CritiqueConfig(), writes("a")) / "rows.jsonl").exists()
+
+
+def test_a_damaged_record_has_a_remedy(run: Run) -> None:
+    done = run.stage("critique", CritiqueConfig(), writes("a"))
+    (done / "stage.json").write_text("{")
+    with pytest.raises(RunError, match="not a finished stage") as caught:
+        run.stage("critique", CritiqueConfig(), writes("a"))
+    assert "--fresh critique" in caught.value.remedy
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        Run.open(CONFIG, root=tmp_path),
+        pytest.raises(RunError, match=f"another process \\({os.getpid()} on "),
+        Run.open(CONFIG, root=tmp_path),
+    ):
+        pass
+    with Run.open(CONFIG, root=tmp_path):  # given back
+        pass
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from rlaif.runs import Run
+from tests.test_runs import CONFIG, CritiqueConfig
+
+def work(into):
+    for n in range(200):
+        (into / f"{n}.txt").write_text(str(n))
+        print("at work", flush=True)
+        time.sleep(0.005)
+    return {}
+
+with Run.open(CONFIG, root=Path(sys.argv[1])) as run:
+    run.stage("critique", CritiqueConfig(), work)
+"""
+
+
+def test_kill_9_leaves_no_half_stage_and_no_lock(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout
+    assert child.stdout.readline() == "at work\n"
+    time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    with Run.open(CONFIG, root=tmp_path) as run:
+        assert not (run.folder / "critique").exists()
+        assert (run.stage("critique", CritiqueConfig(), writes("a")) / "0.txt").exists()
