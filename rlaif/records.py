@@ -68,6 +68,7 @@ class Reason(StrEnum):
     MALFORMED = "malformed"  # the response is not what the protocol promises
     NOT_A_NUMBER = "not_a_number"  # a label's log-probability is missing, NaN or positive
     CANCELLED = "cancelled"  # the deadline passed or the run was stopped
+    PLANNED = "planned"  # nobody was asked: `rlaif plan` only counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +188,23 @@ class Sampled:
     truth: dict[str, Any] = field(default_factory=dict)
     unanswered: str = ""
     call: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Win:
+    """A model's answer against the start model's to the same prompt (evaluation/wins.jsonl).
+
+    `win` is P(the model's is preferred), the mean of `orders`: with the model's answer first, then
+    second. Two equal answers tie at 0.5 and are not put to the judge. None has a reason in
+    `unanswered`. `longer` is the model's length less the start model's, in words.
+    """
+
+    model: str
+    prompt: str
+    principle: str
+    win: float | None
+    sample: int = 0
+    longer: int = 0
+    orders: tuple[float, ...] = ()
+    unanswered: str = ""
+    calls: tuple[str, ...] = ()

@@ -105,6 +105,12 @@ class Run:
         self._made_anew = True
         return done
 
+    def is_made_from(
+        self, name: str, section: Section | None, inputs: Mapping[str, Path | str]
+    ) -> bool:
+        """Whether a finished stage would be reused."""
+        return stage_record(self.folder / name)["made_from"] == self._made_from(section, inputs)
+
     def _made_from(
         self, section: Section | None, inputs: Mapping[str, Path | str]
     ) -> dict[str, Any]:

@@ -22,10 +22,13 @@ from rlaif.errors import RlaifError
 
 COMMANDS = {  # name: (module:attribute, what `rlaif --help` says of it)
     "demo": ("rlaif.cli.demo:demo", "The whole story on this machine, with the embedded model."),
+    "run": ("rlaif.cli.run:run", "Rebuild a model under a constitution."),
+    "plan": ("rlaif.cli.plan:plan", "Say what a run would cost, before it starts."),
     "constitution": (
         "rlaif.cli.constitution:constitution",
         "Check, show and compare constitutions.",
     ),
+    "data": ("rlaif.cli.data:data", "Check the prompts that a run would use."),
     "cache": ("rlaif.cli.cache:cache", "Look into, prune or export the store of completions."),
     "sandbox": ("rlaif.cli.sandbox:sandbox", "The embedded world and its model: chat, card."),
 }

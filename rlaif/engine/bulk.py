@@ -44,9 +44,23 @@ class Store(Protocol):
 
 @dataclass(slots=True)
 class _Chunk:
+    """Calls that were read together; `left` of its outcomes are still to come."""
+
     calls: list[Call]
     keys: list[bytes]
     cached: Mapping[bytes, Answer]
+    outcomes: list[Any] = field(default_factory=list)
+    left: int = 0
+    done: asyncio.Future[None] | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    """One question to the model, and the places that wait for its outcome."""
+
+    call: Call
+    key: bytes | None
+    places: list[tuple[_Chunk, int]]
 
 
 @dataclass(slots=True)
@@ -59,9 +73,12 @@ class Bulk:
     store: Store | None = None
     progress: Progress | None = None
     needed: Callable[[], object] = lambda: None  # told before the first call that is really asked
+    width: int = 128  # calls that may be asked at once
     ahead: int = 2048  # calls that may be under way, or done and not yet handed out
     _counts: Counts = field(default_factory=Counts)
-    _asked: dict[bytes, asyncio.Task[Outcome]] = field(default_factory=dict)
+    _asked: dict[bytes, _Job] = field(default_factory=dict)
+    _queue: asyncio.Queue[_Job] = field(default_factory=asyncio.Queue)
+    _workers: list[asyncio.Task[None]] = field(default_factory=list)
 
     def answers(
         self, calls: Iterable[Call], close: Callable[[], Coroutine[Any, Any, None]]
@@ -90,7 +107,7 @@ class Bulk:
                     for outcome in await pending.popleft():
                         yield outcome
             finally:
-                for task in (*pending, *self._asked.values()):
+                for task in (*pending, *self._workers):
                     task.cancel()
 
     def _chunks(self, calls: Iterable[Call]) -> Iterator[_Chunk]:
@@ -103,33 +120,53 @@ class Bulk:
             yield _Chunk(part, keys, cached)
 
     async def _finish(self, chunk: _Chunk) -> list[Outcome]:
-        if not chunk.keys:
-            return await asyncio.gather(*map(self._one, chunk.calls))
-        cached = chunk.cached
-        wanted = dict(zip(chunk.keys, chunk.calls, strict=True))
-        missing = [key for key in wanted if key not in cached]
+        """The outcomes of a chunk: those in the store, and the rest from the workers."""
+        keys = chunk.keys or [None] * len(chunk.calls)
+        chunk.outcomes = [chunk.cached.get(key) if key else None for key in keys]
+        missing = [i for i, outcome in enumerate(chunk.outcomes) if outcome is None]
         self._spared(len(chunk.calls) - len(missing))
-        outcomes = await asyncio.gather(*(self._shared(key, wanted[key]) for key in missing))
-        fresh = dict(zip(missing, outcomes, strict=True))
-        return [cached[key] if key in cached else fresh[key] for key in chunk.keys]
+        if missing:
+            chunk.left, chunk.done = len(missing), asyncio.get_running_loop().create_future()
+            for i in missing:
+                self._enqueue(chunk.calls[i], keys[i], (chunk, i))
+            await chunk.done
+        return chunk.outcomes
 
-    def _shared(self, key: bytes, call: Call) -> asyncio.Task[Outcome]:
-        """The task that answers this key; an equal call that is under way is not sent again."""
-        task = self._asked.get(key)
-        if task is None:
-            task = self._asked[key] = asyncio.create_task(self._one(call, key))
-            task.add_done_callback(lambda _: self._asked.pop(key))
-        else:
+    def _enqueue(self, call: Call, key: bytes | None, place: tuple[_Chunk, int]) -> None:
+        """Queue a call; one that equals a call under way only waits for its outcome."""
+        if key and (job := self._asked.get(key)):
+            job.places.append(place)
             self._spared(1)
-        return task
+            return
+        job = _Job(call, key, [place])
+        if key:
+            self._asked[key] = job
+        self._queue.put_nowait(job)
+        if len(self._workers) < self.width:
+            self._workers.append(asyncio.create_task(self._work()))
 
-    async def _one(self, call: Call, key: bytes | None = None) -> Outcome:
-        outcome = await self.ask(call, self._counts)
-        if self.store and key and isinstance(outcome, Answer):
-            self.store.put(key, call, outcome, self.identity())
-        if self.progress:
-            self.progress(1)
-        return outcome
+    async def _work(self) -> None:
+        """Take jobs off the queue, one after the other, for as long as the pass lasts."""
+        while True:
+            job = await self._queue.get()
+            try:
+                outcome = await self.ask(job.call, self._counts)
+                if self.store and job.key and isinstance(outcome, Answer):
+                    self.store.put(job.key, job.call, outcome, self.identity())
+            except Exception as error:
+                for chunk, _ in job.places:
+                    if chunk.done and not chunk.done.done():
+                        chunk.done.set_exception(error)
+                continue
+            if job.key:
+                del self._asked[job.key]
+            for chunk, i in job.places:
+                chunk.outcomes[i] = outcome
+                chunk.left -= 1
+                if not chunk.left and chunk.done and not chunk.done.done():
+                    chunk.done.set_result(None)
+            if self.progress:
+                self.progress(1)
 
     def _spared(self, calls: int) -> None:
         self._counts.cached += calls

@@ -55,6 +55,7 @@ class Link:
         from yarl import URL
 
         self._parsed = lru_cache(64)(URL)  # parsing takes as long as parsing the response
+        self._within = aiohttp.ClientTimeout
         self._errors = (aiohttp.ClientError, ConnectionError, TimeoutError, OSError)
         self._refusals = (aiohttp.ClientConnectorError, ConnectionRefusedError)
         self._config, self._pool = config, pool
@@ -105,12 +106,10 @@ class Link:
         server = self._pool.choose()
         url = server.url + path
         server.in_flight += 1
-        patience = min(self._config.timeout_s, deadline - time.monotonic())
+        left = deadline - time.monotonic()
+        short = {} if left > self._config.timeout_s else {"timeout": self._within(left)}
         try:
-            async with (
-                asyncio.timeout(patience),
-                self._session.post(self._parsed(url), data=body) as response,
-            ):
+            async with self._session.post(self._parsed(url), data=body, **short) as response:
                 content = await response.read()
         except self._refusals as error:
             self._pool.refused(server)
@@ -151,7 +150,7 @@ def _session(config: EngineConfig) -> aiohttp.ClientSession:
         headers["Authorization"] = f"Bearer {key}"
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-        timeout=aiohttp.ClientTimeout(total=None),
+        timeout=aiohttp.ClientTimeout(total=config.timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=headers,
         auto_decompress=False,

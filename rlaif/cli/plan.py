@@ -1,0 +1,53 @@
+"""`rlaif plan`: what a run would cost, before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rlaif.planning import Plan
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the config.")
+@click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> None:
+    """Say which stages and calls of a run are done, and which are to be paid. Nothing is started.
+
+    Calls that depend on answers still to come are counted as "at most"; tokens and seconds are
+    reckoned from the runs that are on record.
+    """
+    from rlaif.completions import default_path
+    from rlaif.config import load
+    from rlaif.planning import plan
+
+    made = plan(load(config, changes), root=runs, store=default_path())
+    click.echo(json.dumps(made.json(), indent=1) if as_json else _table(made))
+
+
+def _table(made: Plan) -> str:
+    rows = [("stage", "state", "cached", "new", "at most", "tokens", "seconds")]
+    for s in made.stages:
+        known = (s.cached, s.new, s.at_most) if s.state != "done" else (None,) * 3
+        rows.append((s.stage, s.state, *map(_number, (*known, s.tokens, s.seconds))))
+    total = made.json()["total"]
+    columns = ("cached", "new", "at_most", "tokens", "seconds")
+    rows.append(("total", "", *(_number(total[key]) for key in columns)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if n < 2 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
