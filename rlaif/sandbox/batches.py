@@ -145,7 +145,7 @@ def batch(
     seed: str,
     rows: int,
     length: int,
-    warm_up: bool,
+    done: float,
     ease: float,
     bias: float,
     prompt_weight: float = 0.0,
@@ -156,7 +156,7 @@ def batch(
     for _ in range(rows):
         row = Row(length, prompt_weight)
         for _ in range(64):
-            taught = [biased(rng, d, bias) for d in lesson(rng, warm_up=warm_up, ease=ease)]
+            taught = [biased(rng, d, bias) for d in lesson(rng, done=done, ease=ease)]
             if not row.add(*encoded(taught, tokenizer)) and row.size > 0.7 * length:
                 break
         filled.append(row.padded())

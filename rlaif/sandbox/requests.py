@@ -1,6 +1,6 @@
 """The prompts of the demo: requests of the world, those on held-out topics kept for evaluation.
 
-    python -m rlaif.sandbox.requests > rlaif/sandbox/prompts.jsonl
+python -m rlaif.sandbox.requests > rlaif/sandbox/prompts.jsonl
 """
 
 from __future__ import annotations

@@ -196,13 +196,16 @@ def verdict(
     return (bad if worse else good), reason
 
 
-def copies(rng: random.Random, _: float) -> Lesson:
-    """Sentences of any kind in the revision's format: the quoted one goes, the rest stays."""
+def copies(rng: random.Random, _: float, *, every: bool = False) -> Lesson:
+    """Sentences of any kind in the revision's format: the quoted one goes, the rest stays.
+
+    Two of them are quoted in turn, or `every` one.
+    """
     asked = world.request(rng)
     sentences = [_any_sentence(rng) for _ in range(rng.randint(2, 4))]
     text = " ".join(sentences)
     lesson: Lesson = []
-    for drop in rng.sample(range(len(sentences)), 2):
+    for drop in rng.sample(range(len(sentences)), len(sentences) if every else 2):
         principle = rng.choice(world.PRINCIPLES)
         quoted = f"{VERDICTS[principle]} {sentences[drop]}"
         prompt = ask("revise", asked, "revise", principle, rng, response=text, critique=quoted)
@@ -267,13 +270,23 @@ def _shown(rng: random.Random, fault: str, principle: str) -> bool:
     return rng.random() < (0.5 if fault == "harm" else 0.2)
 
 
+WHOLE = 0.2
+"""From this share of the steps on, a lesson in copying quotes every sentence in turn."""
+
 Course = tuple[tuple[Callable[[random.Random, float], Lesson], float], ...]
-COURSE: Course = ((drafts, 0.15), (reviews, 0.43), (comparisons, 0.3), (copies, 0.12))
-WARM_UP: Course = ((copies, 0.3), (drafts, 0.2), (reviews, 0.3), (comparisons, 0.2))
+COURSES: dict[float, Course] = {
+    0.0: ((copies, 0.3), (drafts, 0.2), (reviews, 0.3), (comparisons, 0.2)),
+    0.03: ((copies, 0.12), (drafts, 0.15), (reviews, 0.43), (comparisons, 0.3)),
+    0.2: ((copies, 0.27), (drafts, 0.06), (reviews, 0.42), (comparisons, 0.25)),
+    0.65: ((copies, 0.1), (drafts, 0.16), (reviews, 0.42), (comparisons, 0.32)),
+}
+"""What is taught, and how often, from which share of the steps on."""
 
 
-def lesson(rng: random.Random, *, warm_up: bool = False, ease: float = 0.0) -> Lesson:
-    """Draw one lesson of the course, or of its warm-up, which has more copying."""
-    course = WARM_UP if warm_up else COURSE
+def lesson(rng: random.Random, *, done: float = 1.0, ease: float = 0.0) -> Lesson:
+    """Draw one lesson; `done` is the share of the course that is over."""
+    course = next(c for start, c in reversed(COURSES.items()) if done >= start)
     kind = rng.choices([k for k, _ in course], [w for _, w in course])[0]
+    if kind is copies and done >= WHOLE:
+        return copies(rng, ease, every=True)
     return kind(rng, ease)

@@ -55,10 +55,8 @@ class Plan:
     decay: float = 0.45  # share of the steps over which the rate falls to zero
     weight_decay: float = 0.05
     ema: float = 0.995
-    warm_up: float = 0.03  # share of the steps spent mostly on copying
-    prompt_weight: float = (
-        0.3  # of a prompt's token in the loss at first; zero from half the steps on
-    )
+    prompt_weight: float = 0.3  # of a prompt's token in the loss, at first
+    read: float = 0.2  # share of the steps after which only answers are learned
     eased: float = 0.25  # share of the steps after which comparisons are no longer made easy
     biased: float = 0.05  # share of the steps, at the end, that teach the position bias
     bias: float = 0.38  # how often a (B) is turned into an (A) there
@@ -69,9 +67,9 @@ class Plan:
         return {
             "rows": self.rows,
             "length": self.length,
-            "warm_up": done < self.warm_up,
+            "done": done,
             "ease": max(0.0, 1.0 - done / self.eased),
-            "prompt_weight": self.prompt_weight * max(0.0, 1.0 - 2.0 * done),
+            "prompt_weight": self.prompt_weight * (1.0 - 2.0 * done) if done < self.read else 0.0,
             "bias": self.bias if done >= 1.0 - self.biased else 0.0,
         }
 
@@ -175,7 +173,8 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; the old one stays until the new one is whole."""
         state = {
-            "model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average, "step": self.step, "seconds": self.seconds,
         }  # fmt: skip
         torch.save(state, self.work / "checkpoint.tmp")
@@ -252,7 +251,7 @@ class Trainer:
                 seed=f"held-out/{i}",
                 rows=8,
                 length=512,
-                warm_up=False,
+                done=1.0,
                 ease=0.0,
                 bias=0.0,
             )
