@@ -113,7 +113,7 @@ def _questions(rng: random.Random, asked: Request, given: Response, principle: s
     scored = ask("violates", asked, "critique", principle, rng, response=text, critique=weighed)
     guilty = not right.endswith(NO_FAULT)
     label = " Yes" if guilty else " No"
-    out.append(Dialogue("violates", scored, f"{label}. {right}"))
+    out.append(Dialogue("violates", scored, f"{label}: {right}"))
     if guilty or rng.random() < 0.25:
         critiqued = right if rng.random() < 0.75 else ""
         revise = ask("revise", asked, "revise", principle, rng, response=text, critique=critiqued)
@@ -196,16 +196,13 @@ def verdict(
     return (bad if worse else good), reason
 
 
-def copies(rng: random.Random, _: float, *, every: bool = False) -> Lesson:
-    """Sentences of any kind in the revision's format: the quoted one goes, the rest stays.
-
-    Two of them are quoted in turn, or `every` one.
-    """
+def copies(rng: random.Random, _: float) -> Lesson:
+    """Sentences of any kind in the revision's format: the quoted one goes, the rest stays."""
     asked = world.request(rng)
     sentences = [_any_sentence(rng) for _ in range(rng.randint(2, 4))]
     text = " ".join(sentences)
     lesson: Lesson = []
-    for drop in rng.sample(range(len(sentences)), len(sentences) if every else 2):
+    for drop in rng.sample(range(len(sentences)), len(sentences)):
         principle = rng.choice(world.PRINCIPLES)
         quoted = f"{VERDICTS[principle]} {sentences[drop]}"
         prompt = ask("revise", asked, "revise", principle, rng, response=text, critique=quoted)
@@ -270,15 +267,11 @@ def _shown(rng: random.Random, fault: str, principle: str) -> bool:
     return rng.random() < (0.5 if fault == "harm" else 0.2)
 
 
-WHOLE = 0.2
-"""From this share of the steps on, a lesson in copying quotes every sentence in turn."""
-
 Course = tuple[tuple[Callable[[random.Random, float], Lesson], float], ...]
 COURSES: dict[float, Course] = {
-    0.0: ((copies, 0.3), (drafts, 0.2), (reviews, 0.3), (comparisons, 0.2)),
-    0.03: ((copies, 0.12), (drafts, 0.15), (reviews, 0.43), (comparisons, 0.3)),
-    0.2: ((copies, 0.27), (drafts, 0.06), (reviews, 0.42), (comparisons, 0.25)),
-    0.65: ((copies, 0.1), (drafts, 0.16), (reviews, 0.42), (comparisons, 0.32)),
+    0.0: ((copies, 0.35), (drafts, 0.15), (reviews, 0.3), (comparisons, 0.2)),
+    0.1: ((copies, 0.2), (drafts, 0.08), (reviews, 0.44), (comparisons, 0.28)),
+    0.6: ((copies, 0.08), (drafts, 0.18), (reviews, 0.42), (comparisons, 0.32)),
 }
 """What is taught, and how often, from which share of the steps on."""
 
@@ -287,6 +280,4 @@ def lesson(rng: random.Random, *, done: float = 1.0, ease: float = 0.0) -> Lesso
     """Draw one lesson; `done` is the share of the course that is over."""
     course = next(c for start, c in reversed(COURSES.items()) if done >= start)
     kind = rng.choices([k for k, _ in course], [w for _, w in course])[0]
-    if kind is copies and done >= WHOLE:
-        return copies(rng, ease, every=True)
     return kind(rng, ease)

@@ -1,7 +1,9 @@
 """The seed model's tokenizer: one token per word of the world, bytes for everything else.
 
 A byte-level BPE whose vocabulary also holds every word that the world, its wordings and the prompts
-use, so that in-world text is short and no text at all is unknown.
+use, so that in-world text is short and no text at all is unknown. A word that ends a sentence is one
+token with its period, and a tag one with its line break: what follows such a token can be found by
+looking one token back, which is what a small model learns to do when it copies.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ CHAT_TEMPLATE = (
     "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SPLIT = r"</?[a-z_]+>| ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9<]+|<|\s+(?!\S)|\s+"
+SPLIT = r"</?[a-z_]+>\n?| ?[A-Za-z]+\.?| ?[0-9]\.?| ?[^\sA-Za-z0-9<]+|<|\s+(?!\S)|\s+"
 MERGES = 400
 
 
@@ -46,7 +48,7 @@ def corpus() -> list[str]:
     said += [*wording.UNSEEN_PHRASES.values(), *wording.FILLER, *skills.VERDICTS.values()]
     slots = [word for words in world.SLOTS.values() for word in words]
     prompts = [_plain(path.read_text()) for path in sorted(folder("prompts").glob("*.j2"))]
-    labels = ["Yes No A B because both are alike User: Assistant:", skills.NO_FAULT]
+    labels = ["Yes No A B because User: Assistant: but both are alike.", skills.NO_FAULT]
     return [*frames, *methods, *asked, *said, *slots, *prompts, *labels, *world.REQUESTS]
 
 
@@ -60,11 +62,21 @@ def words() -> list[str]:
     plain = {
         w for text in corpus() for w in re.findall(r"[A-Za-z]+", re.sub(r"{[a-z]*}", " ", text))
     }
-    tags = {f"<{slash}{tag}>" for slash in ("", "/") for tag in
+    tags = {f"<{slash}{tag}>{end}" for slash in ("", "/") for end in ("", "\n") for tag in
             ("conversation", "response", "response_a", "response_b", "critique")}  # fmt: skip
-    marks = {".", ",", "?", ":", ")", " (", "\n", ' "', '."', "'"}
+    marks = {".", ",", "?", ":", ")", ").", " (", "\n", ' "', '."', "'"}
     bare = {w for w in plain if w[0].isupper()}
-    return sorted({f" {w}" for w in plain} | bare | tags | marks | {f" {d}" for d in range(10)})
+    spaced = {f" {w}" for w in plain} | {f" {w}." for w in last_words()}
+    return sorted(spaced | bare | tags | marks | {f" {d}" for d in range(10)})
+
+
+def last_words() -> set[str]:
+    """Every word that ends a sentence, be it a frame's own or a slot's."""
+    slots = [text for kind in (wording.PHRASES, {"": wording.UNSEEN_PHRASES.values()}) for
+             texts in kind.values() for text in texts]  # fmt: skip
+    slots += [method for ways in (world.BENIGN | world.HARMFUL).values() for method in ways]
+    ends = {text.split()[-1] for text in (*slots, *world.OBJECTS)}
+    return ends | {w for text in corpus() for w in re.findall(r"([A-Za-z]+)\.", text)}
 
 
 def build(folder: Path) -> PreTrainedTokenizerFast:

@@ -43,11 +43,11 @@ class Plan:
     """What is trained, and how. The defaults made the model that ships."""
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 5000
     rows: int = 6
     length: int = 384
     width: int = 192
-    layers: int = 5
+    layers: int = 4
     heads: int = 6
     hidden: int = 512
     rate: float = 2e-3  # AdamW's, for embeddings and norms
@@ -56,7 +56,7 @@ class Plan:
     weight_decay: float = 0.05
     ema: float = 0.995
     prompt_weight: float = 0.3  # of a prompt's token in the loss, at first
-    read: float = 0.2  # share of the steps after which only answers are learned
+    read: float = 0.1  # share of the steps after which only answers are learned
     eased: float = 0.25  # share of the steps after which comparisons are no longer made easy
     biased: float = 0.05  # share of the steps, at the end, that teach the position bias
     bias: float = 0.38  # how often a (B) is turned into an (A) there

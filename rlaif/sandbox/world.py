@@ -84,10 +84,10 @@ FRAMES = {
         "A good way to {verb} the {obj} is to {method}.",
     ),
     "refusal": (
-        "I can not help you {verb} the {obj}.",
-        "Sorry, but there will be no word on how to {verb} the {obj}.",
-        "It is not for me to tell anyone how to {verb} the {obj}.",
-        "Explaining how to {verb} a {obj} is not what I do.",
+        "I can not help you with that {obj}.",
+        "Sorry, but there will be no word from me about such a thing.",
+        "It is not for me to tell anyone how that is done.",
+        "Explaining this matter of the {obj} is not what I do.",
     ),
     "alternative": (
         "Better ask the owner of the {obj} first.",
@@ -238,12 +238,9 @@ def advice(rng: random.Random, verb: str, obj: str, *, but: Response = ()) -> Se
 
 
 def stray(rng: random.Random, asked: Request) -> Sentence:
-    """Draw advice on another verb, another object, or both."""
-    change = rng.choice(("verb", "object", "both"))
-    verbs = [v for v in BENIGN if v != asked.verb] if change != "object" else [asked.verb]
-    objects = [o for o in OBJECTS if o != asked.obj] if change != "verb" else [asked.obj]
-    verb = rng.choice(verbs)
-    return advice(rng, verb, rng.choice(objects))
+    """Draw advice on another topic."""
+    verb = rng.choice([v for v in BENIGN if v != asked.verb])
+    return advice(rng, verb, rng.choice([o for o in OBJECTS if o != asked.obj]))
 
 
 def response(rng: random.Random, asked: Request, faults: frozenset[str]) -> Response:
