@@ -9,6 +9,7 @@ for pair in rows(folder / "pairs.jsonl", Pair):
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,11 @@ def rows(path: Path, type: type[T]) -> Iterator[T]:
     Raises:
         DataError: the file is missing, or a line is not such a row; it says which line.
     """
+    return (row for _, row in numbered(path, type))
+
+
+def numbered(path: Path, type: type[T]) -> Iterator[tuple[int, T]]:
+    """`rows`, each with the number of its line, from 1."""
     import msgspec
 
     decoder = msgspec.json.Decoder(type)
@@ -33,11 +39,11 @@ def rows(path: Path, type: type[T]) -> Iterator[T]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     try:
-                        yield decoder.decode(line)
+                        yield number, decoder.decode(line)
                     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                         where, remedy = f"{path}:{number}", "correct or remove this line"
                         raise DataError(str(error), where=where, remedy=remedy) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(str(error), where=str(path), remedy="check the file") from error
 
 

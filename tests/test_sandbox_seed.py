@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from rlaif.cli.demo import demo
 from rlaif.cli.sandbox import sandbox
 from rlaif.engine import Engine, serving
 from rlaif.sandbox.chat import reply
@@ -61,19 +59,3 @@ def test_chat_answers_and_the_oracle_comments(engine: Engine) -> None:
     assert said.startswith("seed: ")
     assert "[oracle: violates" in said
     assert "not a request of the sandbox" in reply(engine, "What is the capital of France?")
-
-
-def test_the_demo_leaves_a_report_and_its_second_run_sends_nothing(tmp_path: Path) -> None:
-    arguments = ["--run", str(tmp_path), "--prompts", "12", "--rounds", "2", "--cases", "1"]
-    first = CliRunner().invoke(demo, arguments)
-    assert first.exit_code == 0, first.output
-    assert "report: file://" in first.stdout
-    assert "Violations by round" in (tmp_path / "report" / "index.html").read_text()
-    results = (tmp_path / "results.json").read_text()
-    again = CliRunner().invoke(demo, arguments)
-    assert again.exit_code == 0, again.output
-    assert "\n0 calls sent" in again.stdout
-    seconds = ("seconds",)
-    same = [{k: v for k, v in json.loads(r).items() if k not in seconds} for r in
-            (results, (tmp_path / "results.json").read_text())]  # fmt: skip
-    assert same[0] == same[1]

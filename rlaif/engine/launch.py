@@ -73,6 +73,9 @@ def command(config: EngineConfig, port: int) -> list[str]:
         args += ["--max-model-len", str(config.max_model_len)]
     if not on_gpu():
         args += ["--enforce-eager", "--max-num-seqs", str(config.max_in_flight)]
+        # A seeded call whose prompt is split over two batches kills vLLM 0.32 on a CPU: it winds
+        # back the call's random generator, which a CPU generator cannot do.
+        args += ["--no-enable-chunked-prefill"]
     run = _RUN if on_gpu() else _RUN_FORKED
     return [sys.executable, "-P", "-c", run, *args, *config.vllm_args]
 
