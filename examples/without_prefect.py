@@ -15,5 +15,5 @@ with Pipeline.open(load(sys.argv[1])) as run:
     preferred = run.preferences(prompts, finetuned)
     run.reward(preferred, finetuned)
     policy = run.policy(preferred, finetuned)
-    run.evaluation(prompts, finetuned, policy)
+    run.evaluation(prompts, critiqued, finetuned, preferred, policy)
     print(run.report())

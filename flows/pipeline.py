@@ -44,5 +44,5 @@ def pipeline(
         if config.reward.enabled:
             step(run.reward, preferred, finetuned)
         policy = step(run.policy, preferred, finetuned)
-        step(run.evaluation, prompts, finetuned, policy)
+        step(run.evaluation, prompts, critiqued, finetuned, preferred, policy)
         return step(run.report)

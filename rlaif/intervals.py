@@ -1,10 +1,14 @@
-"""Proportions with their intervals."""
+"""Shares, means, differences and ratios with their 95% intervals, streamed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
+
+_Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,7 @@ class Share:
         if not self.n:
             return None
         z = NormalDist().inv_cdf(0.5 + self.confidence / 2)
-        p, scale = self.hits / self.n, 1 + z * z / self.n
-        middle = (p + z * z / (2 * self.n)) / scale
-        half = z / scale * math.sqrt(p * (1 - p) / self.n + z * z / (4 * self.n**2))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return _wilson(self.hits / self.n, self.n, z)
 
     def json(self) -> dict[str, float | int | None]:
         """`value`, `low`, `high` and `n`, rounded to four places."""
@@ -43,3 +44,138 @@ class Share:
         return (
             f"{100 * self.hits / self.n:5.1f}%  [{100 * low:5.1f}, {100 * high:5.1f}]  n={self.n}"
         )
+
+
+class Clusters:
+    """Sums over clusters (prompts), and smooth functions of them with their intervals.
+
+    Answers to one prompt are no independent draws, and models are compared on the same prompts: so
+    each prompt adds one vector, and the variance of a function of the totals is that of its linear
+    part over the prompts (the delta method; Deng et al. 2018, "Applying the Delta Method in Metric
+    Analytics"). Memory does not grow with the prompts.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.n = 0.0
+        self.totals = [0.0] * width
+        self._products = [[0.0] * width for _ in range(width)]
+
+    def add(self, *values: float, weight: float = 1.0) -> None:
+        """One prompt's vector."""
+        self.n += weight
+        for i, value in enumerate(values):
+            self.totals[i] += weight * value
+            row = self._products[i]
+            for j in range(i + 1):
+                row[j] += weight * value * values[j]
+
+    def error(self, gradient: Sequence[float]) -> float | None:
+        """Standard error of a function of the totals, from its gradient; None below 2 prompts."""
+        if self.n < 2:
+            return None
+        variance = 0.0
+        for i, g in enumerate(gradient):
+            for j in range(i + 1):
+                moment = self._products[i][j] - self.totals[i] * self.totals[j] / self.n
+                variance += g * gradient[j] * moment * (1 if i == j else 2)
+        return math.sqrt(max(variance, 0.0) * self.n / (self.n - 1))
+
+    def smoothed(self, *vectors: Sequence[float]) -> Clusters:
+        """A copy with half a prompt more for each vector: no interval has the width 0."""
+        out = Clusters(len(self.totals))
+        out.n, out.totals = self.n, list(self.totals)
+        out._products = [list(row) for row in self._products]
+        for vector in vectors:
+            out.add(*vector, weight=0.5)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95% interval; where `value` is None, `why` says what is missing."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    why: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """`value`, `low`, `high` and `n`, rounded; and `why` where it is undefined."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        rounded = {k: v if v is None else float(f"{v:.5g}") for k, v in numbers.items()}
+        return rounded | {"n": self.n} | ({"why": self.why} if self.why else {})
+
+
+def undefined(why: str, n: int = 0) -> Estimate:
+    """A figure that cannot be had, and why."""
+    return Estimate(None, n=n, why=why)
+
+
+def share(sums: Clusters) -> Estimate:
+    """Hits over answers, from (hits, answers) by prompt.
+
+    Wilson's interval with the effective number of answers p (1 - p) / variance (Korn and Graubard
+    1998), at most the number of answers; with no variance to see, the number of prompts.
+    """
+    hits, n = sums.totals
+    if not n:
+        return undefined("no answers")
+    p = hits / n
+    error = sums.error((1 / n, -p / n))
+    effective = min(n, p * (1 - p) / error**2) if error else min(n, sums.n)
+    low, high = _wilson(p, effective)
+    return Estimate(p, low, high, round(n))
+
+
+def mean(sums: Clusters) -> Estimate:
+    """Sum over count, from (sum, count) by prompt, plus and minus 1.96 standard errors."""
+    total, n = sums.totals
+    if not n:
+        return undefined("nothing to average")
+    value, error = total / n, sums.error((1 / n, -total / n**2))
+    half = None if error is None else _Z * error
+    bounds = (None, None) if half is None else (value - half, value + half)
+    return Estimate(value, *bounds, round(n))
+
+
+def difference(sums: Clusters) -> Estimate:
+    """New less old, paired by prompt, from (hits, answers, old hits, old answers) by prompt.
+
+    The interval is that of the table with half a prompt more in each cell (Agresti and Min 2005).
+    """
+    y, n, y0, n0 = sums.totals
+    if not n or not n0:
+        return undefined("no answers to compare")
+    value = y / n - y0 / n0
+    s = sums.smoothed((0, 1, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1), (1, 1, 1, 1))
+    y, n, y0, n0 = s.totals
+    middle = y / n - y0 / n0
+    half = _Z * (s.error((1 / n, -y / n**2, -1 / n0, y0 / n0**2)) or 0.0)
+    low, high = max(-1.0, middle - half), min(1.0, middle + half)
+    return Estimate(value, min(low, value), max(high, value), round(sums.totals[1]))
+
+
+def ratio(sums: Clusters) -> Estimate:
+    """New share over old, paired by prompt, from vectors as in `difference`.
+
+    The interval is symmetric on the logarithm, smoothed as in `difference`.
+    """
+    y, n, y0, n0 = sums.totals
+    if not n or not y0:
+        return undefined("the share it is compared with is 0" if n and n0 else "no answers")
+    value = (y / n) / (y0 / n0)
+    s = sums.smoothed((0, 1, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1), (1, 1, 1, 1))
+    y, n, y0, n0 = s.totals
+    middle = math.log(y / n) - math.log(y0 / n0)
+    half = _Z * (s.error((1 / y, -1 / n, -1 / y0, 1 / n0)) or 0.0)
+    low, high = math.exp(middle - half), math.exp(middle + half)
+    return Estimate(value, min(low, value), max(high, value), round(sums.totals[1]))
+
+
+def _wilson(p: float, n: float, z: float | None = None) -> tuple[float, float]:
+    z = _Z if z is None else z
+    scale = 1 + z * z / n
+    middle = (p + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(max(p * (1 - p) / n, 0.0) + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -178,8 +178,11 @@ class Pipeline:
 
         return self.run.stage("policy", section, work, pairs=preferred, model=finetuned)
 
-    def evaluation(self, prompts: Path, finetuned: Path, policy: Path) -> Path:
-        """Start model, finetuned model and policy on held-out prompts."""
+    def evaluation(
+        self, prompts: Path, critiqued: Path, finetuned: Path, preferred: Path, policy: Path
+    ) -> Path:
+        """Start model, finetuned model and policy on held-out prompts; the labels, if there is
+        somebody who knows the truth."""
         from rlaif.evaluation import evaluation
 
         section, judge = self.config.evaluation, self.feedback
@@ -202,6 +205,8 @@ class Pipeline:
                 models=models,
                 weights=weights,
                 judge=judge,
+                chains=critiqued,
+                pairs=preferred,
                 **self._law(),
             )
 
@@ -211,6 +216,8 @@ class Pipeline:
             section,
             work,
             prompts=prompts,
+            chains=critiqued,
+            pairs=preferred,
             seed=self.start.identity,
             finetuned=finetuned,
             policy=policy,

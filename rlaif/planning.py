@@ -96,7 +96,8 @@ def _walk(pipeline: Pipeline, made: Plan) -> None:
         preferred = pipeline.preferences(prompts, finetuned)
         if config.reward.enabled:
             pipeline.reward(preferred, finetuned)
-        pipeline.evaluation(prompts, finetuned, pipeline.policy(preferred, finetuned))
+        policy = pipeline.policy(preferred, finetuned)
+        pipeline.evaluation(prompts, critiqued, finetuned, preferred, policy)
     except _Untrained:
         reckoned = {s.stage for s in made.stages}
         made.stages += [s for s in _reckoned(config, prompts) if s.stage not in reckoned]

@@ -206,7 +206,7 @@ def fence(tag: str, *texts: str) -> str:
     >>> fence("response", "fine"), fence("response", "bad </ Response>")
     ('response', 'response-2')
     """
-    plain = [_skeleton(text) for text in texts]
+    plain = [skeleton for text in texts if (skeleton := _skeleton(text))]
     number, free = 1, tag
     while any(_opens(free.casefold(), text) for text in plain):
         number += 1
@@ -250,6 +250,8 @@ def as_completion(messages: Iterable[Message]) -> str:
 
 def _indent_lines(text: str) -> str:
     """The text with every line but the first and the blank ones indented."""
+    if len(text.splitlines()) < 2:  # much quicker than the pattern
+        return text
     return _LINE_END.sub(rf"\g<1>{_INDENT}", text)
 
 

@@ -34,10 +34,24 @@ HEAVY = {
 }
 
 LAYERS = (  # each imports only from itself and from those above; stages not from one another
-    {"__init__", "errors", "records", "intervals", "shipped", "config"},
-    {"runs", "constitution", "templates", "completions", "engine"},
-    {"critique", "finetune", "preferences", "reward", "policy", "evaluation", "audit"},
+    {
+        "__init__",
+        "errors",
+        "records",
+        "intervals",
+        "calibration",
+        "shipped",
+        "documents",
+        "jsonl",
+        "progress",
+        "config",
+    },
+    {"runs", "constitution", "templates", "completions", "engine", "losses", "training"},
+    {"prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "audit"},
     {"sandbox"},
+    {"report", "trace"},
+    {"pipeline"},
+    {"planning"},
     {"cli", "__main__"},
 )
 STAGES = LAYERS[2]
@@ -239,7 +253,8 @@ def test_wheel_carries_what_it_needs(tmp_path: Path) -> None:
     done = python("-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path))
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    for folder, pattern in [("constitution", "*.yaml"), ("prompts", "*.j2")]:
+    shipped = [("constitution", "*.yaml"), ("flows", "*.py"), ("prompts", "*.j2")]
+    for folder, pattern in shipped:
         for path in (ROOT / folder).glob(pattern):
             assert f"rlaif/_shipped/{folder}/{path.name}" in names
     for path in (ROOT / "rlaif" / "sandbox" / "seed").rglob("*"):

@@ -153,6 +153,16 @@ class PreferencesConfig(Section):
     limit: int | None = Field(default=None, gt=0)
     """Use so many training prompts at most."""
 
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> PreferencesConfig:
+        if self.reasoning and self.method == "pointwise":
+            raise ValueError("`reasoning` is for pairwise labels; pointwise has `weigh_critique`")
+        if self.weigh_critique and self.method == "pairwise":
+            raise ValueError("`weigh_critique` is for pointwise labels; pairwise has `reasoning`")
+        if self.clamp and not (0 <= self.clamp[0] < 0.5 and abs(sum(self.clamp) - 1) < 1e-9):
+            raise ValueError("`clamp` is two bounds around 0.5 that add up to 1, as [0.4, 0.6]")
+        return self
+
 
 class RewardConfig(TrainerConfig):
     """A reward model from soft labels: -p log s(d) - (1 - p) log s(-d), d the difference."""
@@ -220,6 +230,10 @@ class EvaluationConfig(Section):
 
     principles: int = Field(default=0, ge=0)
     """How many principles judge each answer; 0 is all of them."""
+
+    kl: int = Field(default=256, ge=0)
+    """So many answers of each trained model measure its divergence from the start model, which
+    loads both in a child process; 0 leaves it out."""
 
     oracle: Literal["sandbox"] | None = None
     """Who knows the truth, where anybody does: the sandbox's oracle reads the sandbox's answers."""

@@ -8,21 +8,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_KEEPER = Path(__file__).with_name("keeper.py")
+_KEEPER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")))
 _STOP_S = 20.0
 
 
 class Child:
     """The running command, whose life hangs on a pipe of ours."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        self.log = log
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        patience_s: float = 3.0,
+    ) -> None:
+        self.log, self._patience_s = log, patience_s  # between SIGTERM and SIGKILL
         self._log_start = log.stat().st_size if log.exists() else 0
         read, self._lifeline = os.pipe()
         try:
             with log.open("ab") as sink:
                 self._keeper = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_KEEPER), str(read), "--", *command],
+                    [*_KEEPER, str(read), str(patience_s), "--", *command],
                     stdin=subprocess.DEVNULL,
                     stdout=sink,
                     stderr=subprocess.STDOUT,
@@ -47,7 +54,7 @@ class Child:
             os.close(self._lifeline)
             self._lifeline = -1
         try:
-            self._keeper.wait(_STOP_S)
+            self._keeper.wait(self._patience_s + _STOP_S)
         except subprocess.TimeoutExpired:
             self._keeper.kill()
             self._keeper.wait()

@@ -1,13 +1,13 @@
 """Runs one command and makes sure that nothing of it outlives the process that asked for it.
 
-    python -I keeper.py LIFELINE -- COMMAND...
+    python -I keeper.py LIFELINE PATIENCE -- COMMAND...
 
 LIFELINE is the read end of a pipe whose write end only the owner holds: end-of-file means that the
-owner closed it or is dead, however it died (`kill -9` too). Then the command gets SIGTERM, a moment
-later its whole process group SIGKILL; on Linux the keeper is also the subreaper, so that processes
-which left the group are found and killed as well. It is a process of its own because the death
-signal of prctl is tied to the thread that forked, and reaches no grandchildren. Standard library
-only.
+owner closed it or is dead, however it died (`kill -9` too). Then the command gets SIGTERM, and
+PATIENCE seconds later its whole process group SIGKILL; on Linux the keeper is also the subreaper,
+so that processes which left the group are found and killed as well. It is a process of its own
+because the death signal of prctl is tied to the thread that forked, and reaches no grandchildren.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE_S = 3.0  # between SIGTERM and SIGKILL
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main() -> int:
     """Start the command, wait for its end or the owner's, leave nothing behind."""
-    lifeline, command = int(sys.argv[1]), sys.argv[3:]
+    lifeline, patience_s, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[4:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with subprocess.Popen(command, start_new_session=True, preexec_fn=_prepare_child) as child:
         _wait(child, lifeline)
-        code = _end(child)
+        code = _end(child, patience_s)
         _kill_strays(child.pid)
     return code if code >= 0 else 128 - code
 
@@ -56,11 +55,11 @@ def _wait(child: subprocess.Popen[bytes], lifeline: int) -> None:
             return
 
 
-def _end(child: subprocess.Popen[bytes]) -> int:
+def _end(child: subprocess.Popen[bytes], patience_s: float) -> int:
     if child.poll() is None:
         child.terminate()
         try:
-            child.wait(PATIENCE_S)
+            child.wait(patience_s)
         except subprocess.TimeoutExpired:
             child.kill()
     return child.wait()

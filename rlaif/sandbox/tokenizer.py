@@ -1,9 +1,9 @@
 """The seed model's tokenizer: one token per word of the world, bytes for everything else.
 
-A byte-level BPE whose vocabulary also holds every word that the world, its wordings and the prompts
-use, so that in-world text is short and no text at all is unknown. A word that ends a sentence is one
-token with its period, and a tag one with its line break: what follows such a token can be found by
-looking one token back, which is what a small model learns to do when it copies.
+A byte-level BPE whose vocabulary also holds every word that the world, its wordings and the
+prompts use, so that in-world text is short and no text at all is unknown. A word that ends a
+sentence is one token with its period, and a tag one with its line break: what follows such a token
+can be found by looking one token back, which is what a small model learns to do when it copies.
 """
 
 from __future__ import annotations

@@ -1,0 +1,78 @@
+"""Every model's answers to the held-out prompts, one model completely before the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from pathlib import Path
+
+from rlaif.completions.calls import key
+from rlaif.config.run import EvaluationConfig
+from rlaif.engine import Model
+from rlaif.jsonl import rows, writing
+from rlaif.records import Answer, Call, Message, Outcome, Prompt, Sampled
+from rlaif.templates import Templates
+
+
+def held_out(prompts: Path, limit: int | None) -> Iterator[Prompt]:
+    """The held-out prompts of the prompts stage."""
+    return islice(rows(prompts / "heldout.jsonl", Prompt), limit)
+
+
+def answer(
+    into: Path,
+    name: str,
+    model: Model,
+    config: EvaluationConfig,
+    *,
+    prompts: Path,
+    templates: Templates,
+    seed: int,
+) -> None:
+    """Write one model's answers to `answers-<name>.jsonl`, by prompt, then by sample."""
+    sampling = config.sampling.sampling(seed=seed)
+
+    def asked(prompt: Prompt) -> tuple[tuple[Prompt, list[Call]], list[Call]]:
+        messages = ask(templates, prompt)
+        calls = [Call(messages, sampling, sample=n) for n in range(config.samples)]
+        return (prompt, calls), calls
+
+    units = map(asked, held_out(prompts, config.limit))
+    with writing(into / f"answers-{name}.jsonl") as write:
+        for (prompt, calls), outcomes in model.each(units, f"answers of {name}"):
+            for call, outcome in zip(calls, outcomes, strict=True):
+                write(_sampled(name, model, prompt, call, outcome))
+
+
+def ask(templates: Templates, prompt: Prompt) -> tuple[Message, ...]:
+    """A prompt as the models are asked it: earlier turns as they are, the last by `draft`."""
+    *history, last = prompt.messages
+    return templates.render("draft", history=history, request=last.content)
+
+
+def interleave(into: Path, models: Iterable[str]) -> Iterator[Sampled]:
+    """The answers of all models by prompt, then by model, then by sample."""
+    by_model = [
+        groupby(rows(into / f"answers-{name}.jsonl", Sampled), lambda row: row.prompt.id)
+        for name in models
+    ]
+    for together in zip(*by_model, strict=True):
+        for _, answers in together:
+            yield from answers
+
+
+def by_prompt(samples: Path) -> Iterator[dict[str, list[Sampled]]]:
+    """The answers to one prompt after the other, by model."""
+    for _, answers in groupby(rows(samples, Sampled), lambda row: row.prompt.id):
+        found: dict[str, list[Sampled]] = {}
+        for sampled in answers:
+            found.setdefault(sampled.model, []).append(sampled)
+        yield found
+
+
+def _sampled(name: str, model: Model, prompt: Prompt, call: Call, outcome: Outcome) -> Sampled:
+    hex = key(model.identity, call).hex()
+    if isinstance(outcome, Answer):
+        tokens = outcome.completion_tokens
+        return Sampled(name, prompt, outcome.text, call.sample, tokens, call=hex)
+    return Sampled(name, prompt, "", call.sample, unanswered=outcome.reason.value, call=hex)

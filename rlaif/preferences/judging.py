@@ -1,0 +1,208 @@
+"""What the judge is asked about pairs, and how its answers are read: two passes at most.
+
+A `Method` turns pairs into questions, and the readings of their labels into verdicts. With
+reasoning (or a critique to weigh) each question is asked twice: `rationales` has the judge write,
+`labelled` reads the label behind what it wrote. Verdicts are never parsed out of a text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlaif.completions import key
+from rlaif.constitution import Constitution, Principle, Wording, choose
+from rlaif.engine import Model
+from rlaif.preferences.pairs import read
+from rlaif.records import Answer, Call, Outcome, Pair, Prompt, Sampling
+
+LABEL = Sampling(temperature=0.0, max_tokens=1)
+NO_PRINCIPLE = "no_principle"
+
+
+@dataclass(slots=True)
+class Group:
+    """Pairs of one prompt that are judged together, and the principles that the prompt meets.
+
+    `all_asked`: no principle that applies was left out.
+    """
+
+    prompt: Prompt
+    pairs: tuple[Pair, ...]
+    principles: tuple[Principle, ...]
+    all_asked: bool
+
+
+@dataclass(slots=True)
+class Question:
+    """One label to be read: two answers in the order shown, or one alone, under a principle."""
+
+    prompt: Prompt
+    principle: str
+    wording: str
+    shown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rationale:
+    """What the judge wrote before one label (preferences/rationales.jsonl), question by question.
+
+    One that cannot be used says in `unanswered` why, as an answer does.
+    """
+
+    prompt: str
+    principle: str
+    text: str = ""
+    unanswered: str = ""
+    call: str = ""
+
+
+@dataclass(slots=True)
+class Reading:
+    """A label as it was read: ln P(first label) - ln P(second), or None, and why.
+
+    `mass` is how much of the probability fell on the two labels together.
+    """
+
+    logit: float | None
+    mass: float = 0.0
+    unlabelled: str = ""
+    calls: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """How pairs are put to the judge."""
+
+    writes_first: bool
+    """Whether the judge writes a rationale before the label."""
+
+    def groups(self, prompt: Prompt, pairs: Sequence[Pair]) -> Iterator[Group]:
+        """The pairs of one prompt, in the portions in which they are judged."""
+        ...
+
+    def questions(self, group: Group) -> list[Question]:
+        """Every label that the group needs, each once."""
+        ...
+
+    def write(self, question: Question) -> Call:
+        """The call for a rationale."""
+        ...
+
+    def ask(self, question: Question, rationale: str = "") -> Call:
+        """The call for the label."""
+        ...
+
+    def judged(self, group: Group, readings: Iterable[Reading]) -> Iterator[Pair]:
+        """The pairs with their verdicts, from the readings of `questions`, in order."""
+        ...
+
+
+def rationales(method: Method, judge: Model, groups: Iterable[Group]) -> Iterator[Rationale]:
+    """What the judge writes before each label, in the order of the groups' questions."""
+
+    def unit(group: Group) -> tuple[list[tuple[Question, Call]], list[Call]]:
+        asked = [(question, method.write(question)) for question in method.questions(group)]
+        return asked, [call for _, call in asked]
+
+    for asked, outcomes in judge.each(map(unit, groups), "rationales"):
+        for (question, call), outcome in zip(asked, outcomes, strict=True):
+            yield _rationale(question, key(judge.identity, call).hex(), outcome)
+
+
+def labelled(
+    method: Method,
+    judge: Model,
+    groups: Iterable[Group],
+    written: Iterator[Rationale] | None = None,
+    *,
+    watch: Callable[[Reading], object] = lambda reading: None,
+    total: int | None = None,
+) -> Iterator[Pair]:
+    """The groups' pairs with their labels; `written` are the rationales, if there are any.
+
+    `watch` is told of each reading, `total` is for the progress bar.
+    """
+    identity = judge.identity
+
+    def unit(group: Group) -> tuple[tuple[Group, list[_Asked]], list[Call]]:
+        asked = [_asked(method, q, next(written) if written else None, identity)
+                 for q in method.questions(group)]  # fmt: skip
+        return (group, asked), [a.call for a in asked if a.call]
+
+    for (group, asked), outcomes in judge.each(map(unit, groups), "labels", total):
+        rest = iter(outcomes)
+        readings = [_reading(a, next(rest) if a.call else None) for a in asked]
+        for reading in readings:
+            watch(reading)
+        yield from method.judged(group, readings)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A question on its way; without a call, `unlabelled` says why it cannot be put."""
+
+    call: Call | None
+    keys: tuple[str, ...]
+    unlabelled: str = ""
+
+
+def _asked(method: Method, question: Question, rationale: Rationale | None, judge: str) -> _Asked:
+    if rationale is None:
+        call = method.ask(question)
+        return _Asked(call, (key(judge, call).hex(),))
+    if rationale.unanswered:
+        return _Asked(None, (rationale.call,), rationale.unanswered)
+    call = method.ask(question, rationale.text)
+    return _Asked(call, (rationale.call, key(judge, call).hex()))
+
+
+def _rationale(question: Question, hex: str, outcome: Outcome) -> Rationale:
+    text, unanswered = read(outcome)
+    return Rationale(question.prompt.id, question.principle, text.strip(), unanswered, hex)
+
+
+def _reading(asked: _Asked, outcome: Outcome | None) -> Reading:
+    """The label in an answer; anything but two proper log-probabilities has a reason instead."""
+    if outcome is None:
+        return Reading(None, unlabelled=asked.unlabelled, calls=asked.keys)
+    if not isinstance(outcome, Answer):
+        return Reading(None, unlabelled=outcome.reason.value, calls=asked.keys)
+    if len(outcome.logprobs) != 2 or not all(map(_proper, outcome.logprobs)):
+        return Reading(None, unlabelled="not_a_number", calls=asked.keys)
+    first, second = outcome.logprobs
+    return Reading(first - second, math.exp(first) + math.exp(second), calls=asked.keys)
+
+
+def _proper(logprob: float) -> bool:
+    return math.isfinite(logprob) and logprob <= 0
+
+
+class Law:
+    """The principles that are for the judge: those with every one of the `wordings` asked for.
+
+    They are drawn for the prompt, not for the pair (Bai et al. draw for each comparison; with two
+    answers a prompt that is the same): its answers are compared under one law, so that their labels
+    can be ranked against each other; a pointwise reading of an answer serves all of its pairs; and
+    an edited principle still touches no more than the prompts that met it.
+    """
+
+    def __init__(
+        self, constitution: Constitution, wordings: tuple[Wording, ...], *, k: int, seed: int
+    ) -> None:
+        fit = [p for p in constitution.principles if p.weight and all(map(p.wordings, wordings))]
+        self._law = constitution.model_copy(update={"principles": tuple(fit)})
+        self._k, self._seed = k, seed
+        self._sometimes = [frozenset(p.applies_to) for p in fit if p.applies_to]
+
+    def met(self, prompt: Prompt) -> tuple[tuple[Principle, ...], bool]:
+        """Up to k principles (all, where k is 0), and whether no other one applies."""
+        k = self._k or len(self._law.principles)
+        found = choose(
+            self._law, seed=self._seed, item=prompt.id, round="prefer", k=k, tags=prompt.tags
+        )
+        if len(found) < k or not self._k:
+            return found, True
+        not_here = sum(tags.isdisjoint(prompt.tags) for tags in self._sometimes)
+        return found, len(self._law.principles) - not_here == k

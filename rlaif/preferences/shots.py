@@ -1,0 +1,55 @@
+"""Worked preferences from the constitution, shown before the real question.
+
+Which ones a prompt sees is a keyed hash, so that editing one touches only the prompts that see it;
+on which side the better answer stands alternates among them, so that they teach no taste for a
+place.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+from rlaif.config.run import PreferencesConfig
+from rlaif.constitution import Constitution, PreferExample
+from rlaif.errors import ConfigError
+from rlaif.records import Message
+
+Worked = Callable[[PreferExample, bool, str], Sequence[Message] | None]
+"""An example as a dialogue, turned round or not, known by a name; None where it does not fit."""
+
+
+class Shots:
+    """The examples of a constitution as dialogues, each turned both ways."""
+
+    def __init__(
+        self, config: PreferencesConfig, constitution: Constitution, seed: int, worked: Worked
+    ) -> None:
+        self._k, self._seed = config.examples, seed
+        self._both: list[tuple[str, tuple[Sequence[Message], Sequence[Message]]]] = []
+        for example in constitution.examples.prefer if self._k else ():
+            turns = [turn.content for turn in example.conversation]
+            name = json.dumps([example.principle, *turns])
+            straight, turned = (worked(example, flip, name) for flip in (False, True))
+            if straight and turned:
+                self._both.append((name, (straight, turned)))
+        if self._k and not self._both:
+            raise ConfigError(
+                "the constitution has no worked preference that can be shown",
+                where="preferences.examples",
+                remedy="set it to 0, or add such to `examples: prefer:` in the constitution",
+            )
+
+    def of(self, item: str) -> list[Sequence[Message]]:
+        """The dialogues that a prompt sees, in the order of the constitution."""
+        if not self._both:
+            return []
+        lots = ((self._lot(item, name), n) for n, (name, _) in enumerate(self._both))
+        chosen = sorted(n for _, n in heapq.nsmallest(self._k, lots))
+        return [self._both[n][1][place % 2] for place, n in enumerate(chosen)]
+
+    def _lot(self, item: str, name: str) -> bytes:
+        key = json.dumps(["shot", self._seed, item, name])
+        return blake2b(key.encode(), digest_size=8).digest()

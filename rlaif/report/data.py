@@ -1,0 +1,165 @@
+"""What a run's folder holds, as the figures of report.json; whatever is missing says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import RunError
+from rlaif.intervals import Share, undefined
+from rlaif.runs import STAGES, stage_record
+
+MODELS = ("seed", "finetuned", "policy")
+_EVALUATED = (
+    "by", "prompts", "violations", "principles", "helpfulness", "well_formed", "judged", "judge",
+    "wins", "lengths", "refusals", "boilerplate", "kl", "rounds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The finished stages of a run, which may still be under way."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "run.json").is_file():
+            raise RunError(
+                "this is not a run's folder: it has no run.json",
+                where=str(self.folder),
+                remedy="name a folder that `rlaif run` made, such as runs/demo",
+            )
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """run.json: config, code and machine."""
+        try:
+            return json.loads((self.folder / "run.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"run.json cannot be read ({error})",
+                where=str(self.folder),
+                remedy="`rlaif run` writes it anew when it next works in this run",
+            ) from error
+
+    @cached_property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """stage.json of each finished stage, in order."""
+        return {
+            name: stage_record(self.folder / name)
+            for name in STAGES
+            if (self.folder / name / "stage.json").is_file()
+        }
+
+    @property
+    def missing(self) -> list[str]:
+        """The stages that are not finished (the report itself is none)."""
+        config = self.config
+        off = {"reward"} if not _at(config, "reward", "enabled", default=True) else set()
+        return [s for s in STAGES if s != "report" and s not in self.stages and s not in off]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's config, resolved."""
+        return self.record.get("config", {})
+
+    def metrics(self, stage: str) -> dict[str, Any]:
+        """The metrics of a stage; empty where it is not finished."""
+        return self.stages.get(stage, {}).get("metrics", {})
+
+
+def figures(run: Finished) -> dict[str, Any]:
+    """The figures of a run, as plain JSON values.
+
+    Shares and means are `{value, low, high, n}`; an undefined one has a null value and says `why`.
+    """
+    evaluated = run.metrics("evaluation")
+    nothing = undefined("the evaluation is not finished").json()
+    empty = dict.fromkeys(MODELS, nothing)
+    found: dict[str, Any] = {
+        "run": run.config.get("name", run.folder.name),
+        "missing": run.missing,
+        "violations": empty,
+        "helpfulness": empty | {"kept": nothing},
+        "well_formed": empty,
+    }
+    found |= {key: evaluated[key] for key in _EVALUATED if key in evaluated}
+    return found | {
+        "labels": _labels(run),
+        "reward": _reward(run),
+        "calls": _calls(run),
+        "seconds": _seconds(run),
+    }
+
+
+def _labels(run: Finished) -> dict[str, Any]:
+    """The labels' quality where an oracle knows it; how they came out in any case."""
+    made = run.metrics("preferences")
+    if not made:
+        nothing = undefined("the preferences are not finished").json()
+        return {"accuracy": nothing, "one_order": nothing, "ece": None, "unlabelled": nothing}
+    why = "no oracle knows which answer is better"
+    if "evaluation" not in run.stages:
+        why = "the evaluation is not finished"
+    unknown, quality = undefined(why).json(), run.metrics("evaluation").get("labels", {})
+    unlabelled = sum(made.get("unlabelled", {}).values())
+    return {
+        "accuracy": unknown,
+        "one_order": unknown,
+        "ece": None,
+        **quality,
+        "unlabelled": Share(unlabelled, made.get("pairs", 0)).json(),
+        "reasons": made.get("unlabelled", {}),
+        "verdicts": made.get("verdicts", {}),
+        "by_principle": made.get("principles", {}),
+        "length_preference": made.get("length_preference"),
+        "label_mass": made.get("label_mass"),
+        "pairs_made": made.get("pairs", 0),
+    }
+
+
+def _reward(run: Finished) -> dict[str, Any]:
+    found = run.metrics("reward")
+    if not found:
+        off = not _at(run.config, "reward", "enabled", default=True)
+        why = "the reward model is switched off" if off else "the reward model is not finished"
+        return {"accuracy": undefined(why).json(), "ece": None}
+    accuracy, n = found.get("accuracy"), found.get("heldout", 0)
+    if isinstance(accuracy, (int, float)) and n:
+        accuracy = Share(round(accuracy * n), n).json()
+    curve = [
+        {"confidence": cell["predicted"], "accuracy": {"value": cell["target"], "n": cell["n"]}}
+        for cell in found.get("reliability", ())
+    ]
+    kept = {key: value for key, value in found.items() if key not in ("calls", "reliability")}
+    measured = accuracy or undefined("not measured").json()
+    return {"ece": None} | kept | {"accuracy": measured, "curve": curve}
+
+
+def _calls(run: Finished) -> dict[str, Any]:
+    """Totals of the calls to models, and the same `by_stage`."""
+    by_stage = {s: r["metrics"]["calls"] for s, r in run.stages.items() if "calls" in r["metrics"]}
+    names = ("sent", "answered", "cached", "prompt_tokens", "completion_tokens")
+    total = {name: sum(c.get(name, 0) for c in by_stage.values()) for name in names}
+    reasons: dict[str, int] = {}
+    for counts in by_stage.values():
+        for reason, n in counts.get("unanswered", {}).items():
+            reasons[reason] = reasons.get(reason, 0) + n
+    return total | {"unanswered": reasons, "by_stage": by_stage}
+
+
+def _seconds(run: Finished) -> dict[str, float]:
+    seconds = {stage: float(record["seconds"]) for stage, record in run.stages.items()}
+    return seconds | {"total": round(sum(seconds.values()), 3)}
+
+
+def _at(found: Any, *keys: str, default: Any = None) -> Any:
+    """What lies under some keys; the default where one of them is not there."""
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            return default
+        found = found[key]
+    return found

@@ -1,0 +1,82 @@
+"""Rewards of answers: what the reward stage measures with, and evaluation and PPO ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from rlaif.records import Message
+
+Ids = list[int]
+_WINDOW = 32  # batches that are sorted by length together, so that little is padded
+
+
+class RewardModel:
+    """A reward model in memory, on the GPU if there is one, in float32.
+
+    Raises:
+        ConfigError: the folder holds no such model.
+    """
+
+    def __init__(self, folder: Path, *, batch: int = 32) -> None:
+        import torch
+
+        from rlaif.training import models
+        from rlaif.training.examples import Encoder
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = models.load_reward_model(folder).to(device).eval()  # pyright: ignore
+        self._encode = Encoder(folder, self._model.config.max_position_embeddings)
+        self._batch = batch
+
+    def scores(self, rows: Iterable[tuple[Sequence[Message], str]]) -> Iterator[float | None]:
+        """The reward of each answer to its prompt, in order; None where it can't be read: both are
+        longer than the model's context, or its chat template refuses them."""
+        rows = iter(rows)
+        while window := list(islice(rows, self._batch * _WINDOW)):
+            ids = [self._ids(prompt, answer) for prompt, answer in window]
+            found = self.of_ids(i for i in ids if i is not None)
+            yield from (None if i is None else next(found) for i in ids)
+
+    def of_ids(self, sequences: Iterable[Ids]) -> Iterator[float]:
+        """The reward of each token sequence, prompt and answer to its last token, in order."""
+        sequences = iter(sequences)
+        while window := list(islice(sequences, self._batch * _WINDOW)):
+            order = sorted(range(len(window)), key=lambda i: len(window[i]))
+            found = [0.0] * len(window)
+            for start in range(0, len(order), self._batch):
+                chosen = order[start : start + self._batch]
+                for i, reward in zip(
+                    chosen, self._rewards([window[i] for i in chosen]), strict=True
+                ):
+                    found[i] = reward
+            yield from found
+
+    def _ids(self, prompt: Sequence[Message], answer: str) -> Ids | None:
+        from rlaif.training.examples import LeftOut
+
+        try:
+            asked, answered = self._encode(prompt, answer)
+        except LeftOut:
+            return None
+        return asked + answered
+
+    def _rewards(self, batch: list[Ids]) -> list[float]:
+        import torch
+
+        pad = self._model.config.pad_token_id
+        longest = max(map(len, batch))
+        ids = torch.tensor([s + [pad] * (longest - len(s)) for s in batch])  # (B, T)
+        mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in batch])
+        with torch.inference_mode():
+            device = self._model.device
+            logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        return logits.squeeze(-1).tolist()
+
+
+def scores(
+    model: Path, rows: Iterable[tuple[Sequence[Message], str]], *, batch: int = 32
+) -> Iterator[float | None]:
+    """`RewardModel.scores` of the model in a folder, which is loaded into this process."""
+    return RewardModel(model, batch=batch).scores(rows)

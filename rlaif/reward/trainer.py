@@ -1,0 +1,126 @@
+"""The training process of the reward stage: TRL's RewardTrainer with our soft loss."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import RewardConfig as Arguments
+from trl import RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from rlaif import losses, training
+from rlaif.config.run import RewardConfig
+from rlaif.jsonl import writing
+from rlaif.reward.quality import Judged, figures
+from rlaif.reward.scoring import RewardModel
+from rlaif.training import fitting, models
+from rlaif.training.examples import Encoder, Example, LeftOut, stored
+from rlaif.training.pairs import encoded, share
+
+SIDES = ("chosen_ids", "rejected_ids")
+
+
+@dataclass
+class SoftCollator(DataCollatorForPreference):
+    """TRL's, with the labels: `target` (B) beside `input_ids` (2 B, T), likelier answers first."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        targets = torch.tensor([example["target"] for example in examples], dtype=torch.float32)
+        return {**super().torch_call(examples), "target": targets}
+
+
+class SoftRewardTrainer(RewardTrainer):
+    """TRL's reward trainer on soft labels. Its own figures are those of the likelier answer."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*dict.fromkeys([*(self._signature_columns or ()), "target"])]
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        target = inputs.pop("target")
+        _, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        a, b = outputs.logits.squeeze(-1).float().chunk(2)  # (B) each
+        loss = losses.preference(a - b, target).mean()
+        if self.args.center_rewards_coefficient is not None:
+            loss = loss + self.args.center_rewards_coefficient * ((a + b) ** 2).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+def fit(into: Path) -> None:
+    """Train, save, measure; `into/job.json` says what."""
+    began, asked = time.monotonic(), training.job(into)
+    config = RewardConfig.model_validate(asked["config"])
+    start, pairs, seed = models.source(asked["model"]), Path(asked["pairs"]), asked["seed"]
+    encode = Encoder(start, config.max_length)
+
+    def part(heldout: bool) -> Iterator[Example | LeftOut]:
+        return _examples(pairs, encode, config.heldout, seed, heldout)
+
+    dataset, left_out = stored(into, "training_pairs", lambda: part(False))
+    heldout, left_out_too = stored(into, "heldout_pairs", lambda: part(True), optional=True)
+    encode.tokenizer.pad_token_id = encode.padding
+    trainer = SoftRewardTrainer(
+        model=models.load_model(start, reward=True, frozen=config.lora is not None),
+        args=fitting.arguments(Arguments, into, config, seed, max_length=None),
+        data_collator=SoftCollator(encode.padding),
+        train_dataset=dataset,
+        processing_class=encode.tokenizer,
+        peft_config=models.adapters(config.lora, reward=True),
+    )
+    fitted = fitting.fit(trainer, into)
+    models.save(trainer, start, into / "model", lora=config.lora, reward=True)
+    if not trainer.is_world_process_zero():
+        return
+    del trainer
+    metrics = {
+        "examples": len(dataset),
+        "left_out": dict(sorted((Counter(left_out) + Counter(left_out_too)).items())),
+        "steps": fitted.steps,
+        "tokens": sum(len(ids) for side in SIDES for ids in dataset[side]),
+        "loss": fitted.last("loss"),
+        **_measured(into, heldout, seed),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    training.finish(into, metrics)
+
+
+def _examples(
+    pairs: Path, encode: Encoder, size: float, seed: int, heldout: bool
+) -> Iterator[Example | LeftOut]:
+    def use(prompt: str) -> bool:
+        return (share(prompt, "heldout", seed) < size) == heldout
+
+    for row in encoded(pairs, encode, lambda pair: use(pair.prompt.id)):
+        if not isinstance(row, LeftOut):
+            prompt, longer = row["prompt_ids"], len(row["chosen_ids"]) - len(row["rejected_ids"])
+            sides = {side: prompt + row[side] for side in SIDES}
+            row = {**row, **sides, "longer": longer}
+        yield row
+
+
+def _measured(into: Path, heldout: Iterable[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """What the saved model makes of the held-out pairs, also kept in heldout.jsonl."""
+    rows = list(heldout)
+    model = RewardModel(into / "model")
+    chosen, rejected = (model.of_ids([row[side] for row in rows]) for side in SIDES)
+    judged = [_judged(row, a - b, seed) for row, a, b in zip(rows, chosen, rejected, strict=True)]
+    with writing(into / "heldout.jsonl") as write:
+        for pair in judged:
+            write({"id": pair.id, "target": pair.target, "margin": pair.margin})
+    return figures(judged)
+
+
+def _judged(row: dict[str, Any], margin: float, seed: int) -> Judged:
+    """The pair as it was, a before b."""
+    sign = -1 if row["turned"] else 1
+    target = 1 - row["target"] if row["turned"] else row["target"]
+    fits = share(row["prompt"], "temperature", seed) < 0.5
+    return Judged(row["id"], target, sign * margin, sign * row["longer"], fits)

@@ -1,0 +1,178 @@
+"""The common part of every TRL training: arguments, exact resume, curves, figures."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlaif.config.section import TrainerConfig
+from rlaif.documents import did_you_mean
+from rlaif.errors import ConfigError
+from rlaif.jsonl import writing
+from rlaif.training.launching import CHECKPOINTS, PROGRESS, write_whole
+from rlaif.training.models import on_gpu_with_bf16
+
+A = TypeVar("A", bound=TrainingArguments)
+
+_OURS = {"output_dir", "max_length", "max_seq_length", "truncation_mode"}  # not for `trl:`
+_WHOLE = "complete"  # the file that a checkpoint gets last
+_NOT_KEPT = {"step", "num_tokens"}  # not restored by TRL when a training goes on
+_SUMMARY = "train_runtime"  # of the last row of the trainer's log, which is about time
+
+
+def arguments(kind: type[A], folder: Path, config: TrainerConfig, seed: int, **more: Any) -> A:
+    """TRL's arguments for a config; what `config.trl` says comes last and wins.
+
+    Raises:
+        ConfigError: an option is unknown, or the batch cannot be split over the devices.
+    """
+    per_device, accumulated = _split(config)
+    gpu = torch.cuda.is_available()
+    ours: dict[str, Any] = {
+        "output_dir": str(folder / CHECKPOINTS),
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": accumulated,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,  # a share of all steps
+        "max_grad_norm": 1.0,
+        "seed": seed,
+        "bf16": on_gpu_with_bf16(),
+        "gradient_checkpointing": gpu,  # memory for time
+        "dataloader_pin_memory": gpu,
+        "logging_steps": 1,
+        "save_steps": config.save_every,
+        "save_total_limit": 2,  # the last one may be torn by a kill
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    _check_options(kind, config)
+    try:
+        return kind(**(ours | more | config.trl))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error), where="trl", remedy="correct these options") from error
+
+
+def _split(config: TrainerConfig) -> tuple[int, int]:
+    """Examples that a device handles at once, and how often before a step."""
+    devices = PartialState().num_processes
+    micro = config.micro_batch or max(config.batch_size // devices, 1)
+    if config.batch_size % (micro * devices):
+        raise ConfigError(
+            f"batch_size {config.batch_size} is no multiple of micro_batch {micro} times "
+            f"{devices} devices",
+            remedy="change one of them",
+        )
+    return micro, config.batch_size // (micro * devices)
+
+
+def _check_options(kind: type[TrainingArguments], config: TrainerConfig) -> None:
+    known = {field.name for field in fields(kind) if field.init}
+    for name in config.trl:
+        if name in _OURS:
+            remedy = "remove it; max_length has its own key beside `trl`"
+            raise ConfigError(f"{name} cannot be set here", where="trl", remedy=remedy)
+        if name not in known:
+            remedy = did_you_mean(name, sorted(known)) or f"see {kind.__name__} of TRL"
+            raise ConfigError(f"{kind.__name__} has no {name!r}", where="trl", remedy=remedy)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training left: its log, one row for each step of the optimizer."""
+
+    steps: int
+    curve: list[dict[str, Any]]
+
+    def last(self, name: str) -> float | None:
+        """Mean of a figure over the last tenth of the steps."""
+        rows = [row for row in self.curve if name in row]
+        tail = rows[-max(len(rows) // 10, 1) :]
+        return sum(row[name] for row in tail) / len(tail) if tail else None
+
+
+def fit(trainer: Trainer, folder: Path) -> Fitted:
+    """Train, from the last whole checkpoint if there is one, and write curves.jsonl.
+
+    On SIGTERM a checkpoint is written after the step and the process ends: its exit status is 143.
+    """
+    steward = _Steward(folder)
+    trainer.add_callback(steward)
+    with _told_to_stop(steward):
+        trainer.train(resume_from_checkpoint=_checkpoint(folder / CHECKPOINTS))
+    if steward.stop:
+        sys.exit(128 + signal.SIGTERM)
+    history = [row for row in trainer.state.log_history if _SUMMARY not in row]
+    curve = [{"step": row["step"], **_kept(row)} for row in history]
+    if trainer.is_world_process_zero():
+        with writing(folder / "curves.jsonl") as write:
+            for row in curve:
+                write(row)
+    return Fitted(trainer.state.global_step, curve)
+
+
+def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sorted(row.items()) if name not in _NOT_KEPT}
+
+
+def _checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was written to its end."""
+    whole = [p.parent for p in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
+
+
+class _Steward(TrainerCallback):
+    """Shows the progress, marks whole checkpoints, and stops when it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stop = False
+        self._folder = folder
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.stop:
+            control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        loss = state.log_history[-1].get("loss")
+        if state.is_world_process_zero and loss is not None:
+            said = {"step": state.global_step, "total": state.max_steps, "text": f"loss {loss:.3f}"}
+            write_whole(self._folder / PROGRESS, said)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            (self._folder / CHECKPOINTS / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+
+@contextmanager
+def _told_to_stop(steward: _Steward) -> Iterator[None]:
+    """SIGTERM asks for a checkpoint; several processes would not agree on its step, so they end at
+    once and go on from an earlier one."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        steward.stop = True
+
+    if PartialState().num_processes > 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,235 @@
+"""A model's folder in and out: loaded in float32, trained, saved as the one it came from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlaif.config.engine import EngineConfig
+from rlaif.config.section import LoraConfig
+from rlaif.engine.model import check_servable, local_folder
+from rlaif.errors import ConfigError
+
+if TYPE_CHECKING:
+    import peft
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+HEAD = "score.weight"  # of a reward model; new where it is made from a language model
+
+
+def source(model: str, revision: str | None = None) -> Path:
+    """The folder of a model, brought from the hub if it is not on this machine.
+
+    Raises:
+        ConfigError: there is no such model, or it could not be served: it has pickled weights or
+            no chat template.
+    """
+    folder = local_folder(model) or _fetched(model, revision)
+    check_servable(EngineConfig(model=str(folder)))
+    return folder
+
+
+def _fetched(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=list(_WANTED), ignore_patterns="*/*"
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise ConfigError(
+            f"the model cannot be had: {str(error).splitlines()[0]}",
+            where=model,
+            remedy="check `model`, `revision` and the network; or name a folder",
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, with a token to pad with.
+
+    Raises:
+        ConfigError: it cannot be read, has no chat template, or no token that ends a turn.
+    """
+    from transformers import AutoTokenizer
+
+    with _readable(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    for missing in ("chat_template", "eos_token"):
+        if getattr(tokenizer, missing) is None:
+            remedy = "save it with the tokenizer: tokenizer.save_pretrained(folder)"
+            raise ConfigError(f"the tokenizer has no {missing}", where=str(folder), remedy=remedy)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> PreTrainedModel:
+    """The folder's model in float32, whatever its own format: small steps would be lost otherwise.
+
+    With `reward` it has one output, new where the folder holds a language model. A `frozen` one,
+    which only adapters train, is in bfloat16 where the GPU has it.
+
+    Raises:
+        ConfigError: it cannot be read, or some of its weights are missing.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    auto = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    options = {"num_labels": 1} if reward else {}
+    dtype = torch.bfloat16 if frozen and on_gpu_with_bf16() else torch.float32
+    model, missing = _loaded(auto, folder, dtype, **options)
+    if missing := sorted(missing - ({HEAD} if reward else set())):
+        remedy = "save the model again with save_pretrained()"
+        what = f"{len(missing)} weights are missing, such as {missing[0]}"
+        raise ConfigError(what, where=str(folder), remedy=remedy)
+    return model
+
+
+def load_reward_model(folder: Path) -> PreTrainedModel:
+    """A trained reward model, in float32.
+
+    Raises:
+        ConfigError: the folder holds none.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model, missing = _loaded(AutoModelForSequenceClassification, folder, torch.float32)
+    if missing or model.config.num_labels != 1:
+        remedy = "name the model folder of a reward stage"
+        raise ConfigError("this is no reward model", where=str(folder), remedy=remedy)
+    return model
+
+
+def _loaded(
+    auto: Any, folder: Path, dtype: torch.dtype, **options: Any
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of the weights that the folder does not have."""
+    with _readable(folder):
+        model, info = auto.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    return model, set(info["missing_keys"])
+
+
+def on_gpu_with_bf16() -> bool:
+    """Whether this machine has a GPU that computes in bfloat16."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def adapters(lora: LoraConfig | None, *, reward: bool = False) -> peft.LoraConfig | None:
+    """Low-rank adapters as peft has them; a reward model's new head is trained in full."""
+    if lora is None:
+        return None
+    import peft
+
+    targets = lora.target_modules
+    return peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="SEQ_CLS" if reward else "CAUSAL_LM",
+        modules_to_save=["score"] if reward else None,
+    )
+
+
+def save(
+    trainer: Trainer, start: Path, into: Path, *, lora: LoraConfig | None, reward: bool = False
+) -> None:
+    """Save what was trained from `start` to `into`, in the same format and with the same files
+    beside it, so that it is served as `start` is. Adapters are merged into the weights."""
+    import torch
+
+    wrapped: Any = trainer.deepspeed if trainer.is_deepspeed_enabled else trainer.model
+    state = trainer.accelerator.get_state_dict(wrapped)  # every process takes part
+    if not trainer.is_world_process_zero():
+        return
+    model = _merged(trainer, start, state, lora, reward)
+    model.to(getattr(torch, storage_format(start)))  # pyright: ignore[reportArgumentType]
+    draft = into.with_name(f".{into.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    copy_tokenizer(start, draft)
+    shutil.rmtree(into, ignore_errors=True)
+    draft.replace(into)
+
+
+def _merged(
+    trainer: Trainer,
+    start: Path,
+    state: dict[str, torch.Tensor],
+    lora: LoraConfig | None,
+    reward: bool,
+) -> PreTrainedModel:
+    """The start model again, with what was trained in place of its own weights."""
+    import peft
+
+    model = load_model(start, reward=reward)
+    if reward:
+        model.config.pad_token_id = trainer.model.config.pad_token_id  # pyright: ignore
+    if lora is None:
+        model.load_state_dict(state)
+        return model
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    wrapped = peft.get_peft_model(model, trained.peft_config["default"])
+    learned = peft.get_peft_model_state_dict(trained, state_dict=state)
+    peft.set_peft_model_state_dict(wrapped, learned)
+    return wrapped.merge_and_unload()  # pyright: ignore[reportCallIssue]
+
+
+def storage_format(folder: Path) -> str:
+    """The number format that the folder's config names: float16, bfloat16 or float32."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return config.get("dtype") or config.get("torch_dtype") or "float32"
+
+
+def copy_tokenizer(start: Path, into: Path) -> None:
+    """Copy tokenizer, chat template and generation config, byte for byte."""
+    own = load_tokenizer(start).vocab_files_names.values()
+    for name in dict.fromkeys((*_TOKENIZER, *own)):
+        if (start / name).is_file():
+            shutil.copyfile(start / name, into / name)
+
+
+class _readable:
+    """Turns whatever a loader raises over a folder into one error."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"the model cannot be loaded: {said}",
+                where=str(self._folder),
+                remedy="save or download it again; remote code and pickled weights are never used",
+            ) from error

@@ -1,0 +1,343 @@
+"""Trainings as child processes, and what all of them share: models, examples, arguments."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.config.section import TrainerConfig
+from rlaif.errors import ConfigError, DataError, RlaifError, RunError, TrainingFailed
+from rlaif.records import Message
+from rlaif.training import job, launch, models, train
+from rlaif.training.examples import Encoder, LeftOut, stored
+from tests import tiny_training as tiny
+
+# --- the child process ----------------------------------------------------------------------------
+
+ENTRIES = """
+import json, os, signal, sys, time
+from rlaif.errors import ConfigError
+from rlaif.training import finish, job
+
+def doubles(folder):
+    finish(folder, {"doubled": 2 * job(folder)["number"]})
+
+def refuses(folder):
+    raise ConfigError("no weight", where="law.yaml:3:5", remedy="add one")
+
+def fills_memory(folder):
+    raise RuntimeError("CUDA out of memory. Tried to allocate 7 GiB")
+
+def is_killed(folder):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def fills_disk(folder):
+    try:
+        raise OSError(28, "No space left on device")
+    except OSError as error:
+        raise RuntimeError("cannot save") from error
+
+def breaks(folder):
+    print("a line of the log")
+    raise KeyError("what is this")
+
+def waits(folder):
+    def stop(number, frame):
+        (folder / "stopped").touch()
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, stop)
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(100)
+"""
+
+PARENT = """
+import sys
+from pathlib import Path
+from rlaif.training import launch
+try:
+    launch("entries:waits", Path(sys.argv[1]))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.fixture
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The functions of ENTRIES can be launched."""
+    (tmp_path / "entries.py").write_text(ENTRIES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_training_returns_its_metrics_and_leaves_nothing_else(entries: Path) -> None:
+    into = entries / "stage"
+    assert train("entries:doubles", into, TrainerConfig(), number=21) == {"doubled": 42}
+    assert [p.name for p in into.iterdir()] == ["train.log"]
+
+
+def test_an_error_raised_on_purpose_comes_out_as_it_was(entries: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        launch("entries:refuses", entries)
+    error = caught.value
+    assert (error.what, error.where, error.remedy) == ("no weight", "law.yaml:3:5", "add one")
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind", "said"),
+    [
+        ("fills_memory", TrainingFailed, "set a smaller micro_batch"),
+        ("is_killed", TrainingFailed, "most likely for want of memory"),
+        ("fills_disk", RunError, "the disk is full"),
+        ("breaks", TrainingFailed, "a line of the log"),
+    ],
+)
+def test_any_other_end_is_a_failure_with_a_remedy(
+    entries: Path, entry: str, kind: type[RlaifError], said: str
+) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        launch(f"entries:{entry}", entries)
+    assert caught.value.remedy
+    assert len(str(caught.value).splitlines()) < 40
+
+
+def test_a_training_without_a_result_has_failed(entries: Path) -> None:
+    (entries / "silent.py").write_text("def ends(folder): pass")
+    with pytest.raises(TrainingFailed, match="left no result"):
+        train("silent:ends", entries / "stage", TrainerConfig())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_child_may_finish_its_step_and_ends_with_its_parent(entries: Path, number: int) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(entries)])
+    pid = int(_appears(entries / "pid").read_text())
+    parent.send_signal(number)
+    assert parent.wait(20) == (130 if number == signal.SIGINT else -number)
+    _appears(entries / "stopped")
+    _until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_training_waits_for_one_that_is_not_yet_gone(entries: Path) -> None:
+    with (entries / "train.log").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "rlaif.training", "entries:doubles", str(entries)]
+        (entries / "job.json").write_text('{"number": 1}')
+        late = subprocess.Popen(command)
+        with pytest.raises(subprocess.TimeoutExpired):
+            late.wait(2)
+    assert late.wait(20) == 0
+
+
+def test_without_an_error_file_the_exit_status_says_that_the_disk_is_full(entries: Path) -> None:
+    command = [sys.executable, "-m", "rlaif.training", "entries:fills_disk", str(entries)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == errno.ENOSPC
+
+
+def _appears(path: Path) -> Path:
+    _until(lambda: path.exists() and (path.name != "pid" or path.stat().st_size > 0))
+    return path
+
+
+def _until(true: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_job_is_what_the_stage_gave(tmp_path: Path) -> None:
+    given = tiny.begin(tmp_path, TrainerConfig(epochs=2), pairs="there")
+    assert job(given)["config"]["epochs"] == 2
+    assert job(given)["pairs"] == "there"
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    """The model's folder, to be spoilt."""
+    return shutil.copytree(model, tmp_path / "copy")
+
+
+def test_a_model_is_loaded_in_single_precision(model: Path) -> None:
+    import torch
+
+    assert models.storage_format(model) == "float16"
+    assert {p.dtype for p in models.load_model(model).parameters()} == {torch.float32}
+
+
+def test_garbled_weights_are_an_error_with_a_remedy(copy: Path) -> None:
+    (copy / "model.safetensors").write_bytes(b"garbage" * 100)
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        models.load_model(copy)
+    assert caught.value.remedy
+
+
+def test_missing_weights_are_never_made_up(copy: Path) -> None:
+    from safetensors.torch import save_file
+
+    kept = {name: w for name, w in tiny.weights(copy).items() if "down_proj" not in name}
+    save_file(kept, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match="1 weights are missing"):
+        models.load_model(copy)
+
+
+def test_a_language_model_is_no_reward_model(model: Path) -> None:
+    with pytest.raises(ConfigError, match="no reward model"):
+        models.load_reward_model(model)
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("chat_template.jinja", "no chat template"),
+        ("model.safetensors", "no \\*.safetensors"),
+        ("config.json", "no config.json"),
+    ],
+)
+def test_a_folder_that_could_not_be_served_is_refused(copy: Path, gone: str, said: str) -> None:
+    (copy / gone).unlink()
+    with pytest.raises(ConfigError, match=said):
+        models.source(str(copy))
+
+
+def test_a_name_that_the_hub_does_not_give_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(ConfigError, match="cannot be had") as caught:
+        models.source("nobody/nothing", "main")
+    assert "network" in caught.value.remedy
+
+
+def test_a_garbled_tokenizer_is_an_error(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        models.load_tokenizer(copy)
+
+
+# --- examples -------------------------------------------------------------------------------------
+
+ASKED = (Message("user", "say apple"),)
+
+
+def test_an_example_is_what_is_served_and_ends_with_the_end_of_a_turn(model: Path) -> None:
+    encode = Encoder(model, 64)
+    prompt, answer = encode(ASKED, "boat cloud")
+    assert encode.tokenizer.decode(prompt) == "<|user|>say apple<|end|><|assistant|>"
+    assert encode.tokenizer.decode(answer) == "boat cloud<|end|>"
+    assert answer[-1] == encode.tokenizer.eos_token_id != encode.padding
+
+
+def test_what_follows_the_end_is_not_learned_and_a_missing_end_is_added(copy: Path) -> None:
+    template = (copy / "chat_template.jinja").read_text()
+    served = Encoder(copy, 64)(ASKED, "boat")
+    (copy / "chat_template.jinja").write_text(template.replace("'<|end|>'", "'<|end|>\\n'"))
+    assert Encoder(copy, 64)(ASKED, "boat")[1] == served[1]
+    (copy / "chat_template.jinja").write_text(template.replace("'<|end|>'", "''"))
+    assert Encoder(copy, 64)(ASKED, "boat")[1] == served[1]
+
+
+def test_a_long_example_is_left_out_and_never_cut(model: Path) -> None:
+    prompt, answer = Encoder(model, 64)(ASKED, "boat")
+    exact = len(prompt) + len(answer)
+    assert Encoder(model, exact)(ASKED, "boat") == (prompt, answer)
+    with pytest.raises(LeftOut, match="too_long"):
+        Encoder(model, exact - 1)(ASKED, "boat")
+
+
+def test_a_dialogue_that_the_template_refuses_is_left_out(copy: Path) -> None:
+    (copy / "chat_template.jinja").write_text("{{ raise_exception('no system here') }}")
+    with pytest.raises(LeftOut, match="refused_by_chat_template"):
+        Encoder(copy, 64)(ASKED, "boat")
+
+
+def test_examples_are_made_once_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    rows = [{"ids": [1, 2]}, LeftOut("too_long"), {"ids": [3]}, LeftOut("too_long")]
+    dataset, left_out = stored(tmp_path, "pairs", lambda: iter(rows))
+    assert dataset["ids"][:] == [[1, 2], [3]]
+    assert left_out == {"too_long": 2}
+    again, counted = stored(tmp_path, "pairs", lambda: pytest.fail("asked twice"))
+    assert (again["ids"][:], counted) == (dataset["ids"][:], left_out)
+
+
+def test_no_examples_are_an_error_that_says_why(tmp_path: Path) -> None:
+    rows = [LeftOut("too_long"), LeftOut("unlabelled"), LeftOut("unlabelled")]
+    with pytest.raises(DataError, match="1 too_long, 2 unlabelled: there are no training pairs"):
+        stored(tmp_path, "training_pairs", lambda: iter(rows))
+    assert len(stored(tmp_path, "others", lambda: iter(rows), optional=True)[0]) == 0
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def test_arguments_follow_the_config_and_trl_options_win(tmp_path: Path) -> None:
+    from trl import SFTConfig
+
+    from rlaif.training.fitting import arguments
+
+    config = TrainerConfig(batch_size=12, micro_batch=4, trl={"warmup_steps": 7})
+    made = arguments(SFTConfig, tmp_path, config, seed=5)
+    assert (made.per_device_train_batch_size, made.gradient_accumulation_steps) == (4, 3)
+    assert (made.warmup_steps, made.seed, made.report_to) == (7, 5, [])
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"trl": {"warmup_step": 7}}, "has no 'warmup_step'.*\n.*warmup_steps"),
+        ({"trl": {"max_length": 7}}, "max_length cannot be set here"),
+        ({"trl": {"lr_scheduler_type": "round"}}, "round"),
+        ({"batch_size": 12, "micro_batch": 5}, "no multiple"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_an_error(
+    tmp_path: Path, config: dict[str, Any], said: str
+) -> None:
+    from trl import SFTConfig
+
+    from rlaif.training.fitting import arguments
+
+    with pytest.raises(ConfigError, match=said) as caught:
+        arguments(SFTConfig, tmp_path, TrainerConfig(**config), seed=0)
+    assert caught.value.remedy
+
+
+# --- many processes -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batch(model: Path, tmp_path: Path) -> None:
+    from rlaif.config.run import DpoConfig
+    from rlaif.policy import policy
+
+    pairs = tiny.pairs(tmp_path / "pairs")
+    ways = {"one": (), "two": ("--cpu", "--num_processes=2", "--mixed_precision=no")}
+    found = {
+        name: policy(
+            tmp_path / name,
+            DpoConfig(**tiny.QUICK, launch=launch),
+            pairs=pairs,
+            model=str(model),
+            seed=0,
+        )
+        for name, launch in ways.items()
+    }
+    assert found["one"]["steps"] == found["two"]["steps"]
+    assert found["two"]["loss"] == pytest.approx(found["one"]["loss"], abs=0.02)
+    one, two = (json.loads((tmp_path / w / "model/config.json").read_text()) for w in ways)
+    assert one == two
+    assert sorted(os.listdir(tmp_path / "one")) == sorted(os.listdir(tmp_path / "two"))
