@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -18,6 +17,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.finetune import fit, lessons
 from rlaif.jsonl import writing
 from rlaif.records import Chain, Message, Step
+from rlaif.training.examples import Encoder
 from tests import tiny_training as tiny
 
 # --- which answers --------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_helpful_answers_come_from_a_file(tmp_path: Path) -> None:
 
 def test_a_wrong_row_of_the_helpful_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "helpful.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": 3}\n')
-    with pytest.raises(DataError, match="helpful.jsonl:2"):
+    with pytest.raises(DataError, match=r"helpful\.jsonl:2"):
         learned(tmp_path, REVISED, helpful={"path": str(tmp_path / "helpful.jsonl")})
 
 
@@ -179,7 +179,9 @@ def test_the_same_training_makes_the_same_bytes(
 def test_the_micro_batch_does_not_change_the_result(
     whole: Path, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"micro_batch": None, "trl": {"gradient_checkpointing": True}})
+    config = CONFIG.model_copy(
+        update={"micro_batch": None, "trl": {"gradient_checkpointing": True}}
+    )
     tiny.fit(fit, tmp_path, config, **given)
     ours, theirs = (tiny.weights(folder / "model") for folder in (tmp_path, whole))
     for name, weight in ours.items():
@@ -209,7 +211,7 @@ def test_a_killed_training_ends_as_if_nothing_had_been(
 def test_a_training_that_is_told_to_stop_keeps_its_last_step(
     whole: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(3, monkeypatch)
+    tiny.stop_after(3, monkeypatch)
     with pytest.raises(SystemExit, match="143"):
         tiny.fit(fit, tmp_path, CONFIG, **given)
     assert (tmp_path / "checkpoints/checkpoint-4/complete").exists()
@@ -218,15 +220,14 @@ def test_a_training_that_is_told_to_stop_keeps_its_last_step(
     assert tiny.same_files(tmp_path, whole, MADE)
 
 
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM, once so many steps are logged."""
-    from rlaif.training import fitting
-
-    def said(path: Path, value: Any) -> None:
-        if value["step"] == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(fitting, "write_whole", said)
+def test_a_training_killed_before_its_model_was_saved_only_saves_it(
+    whole: Path, given: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny.fit(fit, tmp_path, CONFIG, **given)
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "result.json").unlink()
+    assert tiny.fit(fit, tmp_path, CONFIG, **given)["steps"] == 9
+    assert tiny.same_files(tmp_path, whole, MADE)
 
 
 def test_adapters_leave_the_rest_of_the_model_alone(
@@ -237,7 +238,7 @@ def test_adapters_leave_the_rest_of_the_model_alone(
     before, after = tiny.weights(model), tiny.weights(tmp_path / "whole/model")
     moved = {name for name in before if not before[name].equal(after[name])}
     assert moved == {name for name in before if "_proj" in name}
-    stop_after(2, monkeypatch)
+    tiny.stop_after(2, monkeypatch)
     with pytest.raises(SystemExit):
         tiny.fit(fit, tmp_path / "stopped", config, **given)
     monkeypatch.undo()
@@ -246,10 +247,14 @@ def test_adapters_leave_the_rest_of_the_model_alone(
 
 
 def test_long_examples_are_left_out_and_counted(given: dict[str, Any], tmp_path: Path) -> None:
-    config = FinetuneConfig(**tiny.QUICK | {"max_length": 26})
+    encode, path = Encoder(given["model"], 999), given["chains"] / "chains.jsonl"
+    found = [encode(x.prompt, x.answer) for x in lessons(path, FinetuneConfig(), seed=0)]
+    lengths = sorted(len(prompt + answer) for prompt, answer in found)
+    config = FinetuneConfig.model_validate(tiny.QUICK | {"max_length": lengths[5]})
     metrics = tiny.fit(fit, tmp_path, config, **given)
-    assert metrics["examples"] + metrics["left_out"]["too_long"] == 12
-    assert metrics["examples"] > 0 < metrics["left_out"]["too_long"]
+    kept = sum(n <= lengths[5] for n in lengths)
+    assert (metrics["examples"], metrics["left_out"]) == (kept, {"too_long": 12 - kept})
+    assert metrics["tokens"] == sum(lengths[:kept])
 
 
 def test_nothing_to_learn_is_an_error(given: dict[str, Any], tmp_path: Path) -> None:
@@ -258,7 +263,7 @@ def test_nothing_to_learn_is_an_error(given: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_an_unknown_model_is_an_error(given: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such model folder|cannot be had"):
+    with pytest.raises(ConfigError, match=r"no such model folder|cannot be had"):
         tiny.fit(fit, tmp_path, FinetuneConfig(), **given | {"model": "./nowhere"})
 
 

@@ -17,7 +17,6 @@ from rlaif.records import Pair
 from rlaif.reward import RewardModel, scores
 from rlaif.reward.quality import Judged, figures, reliability, temperature
 from tests import tiny_training as tiny
-from tests.test_finetune import stop_after
 
 # --- figures --------------------------------------------------------------------------------------
 
@@ -83,7 +82,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.pairs(tmp_path_factory.mktemp("data") / "preferences", n=48)
+    return tiny.pairs(tmp_path_factory.mktemp("data") / "preferences", n=96)
 
 
 def trainer(model: Path, into: Path, *, soft: bool, **options: Any) -> Any:
@@ -100,9 +99,12 @@ def trainer(model: Path, into: Path, *, soft: bool, **options: Any) -> Any:
     ids = [[rng.randrange(5, 250) for _ in range(n)] for n in (9, 5, 7, 12, 4, 11)]
     table = {"chosen_ids": ids[:3], "rejected_ids": ids[3:], "target": [1.0, 1.0, 1.0]}
     encode = Encoder(model, 64)
-    arguments = Arguments(str(into), bf16=False, report_to="none", max_length=None, **options)
-    kind, collator = (SoftRewardTrainer, SoftCollator(encode.padding)) if soft else (RewardTrainer, None)
-    fresh = models.load_model(model, reward=True)
+    plain = {"bf16": False, "report_to": "none", "max_length": None, "dataloader_pin_memory": False}
+    arguments = Arguments(str(into), **plain, **options)
+    kind, collator = (
+        (SoftRewardTrainer, SoftCollator(encode.padding)) if soft else (RewardTrainer, None)
+    )
+    fresh: Any = models.load_model(model, reward=True)
     fresh.score.weight.data.copy_(_head(fresh.score.weight))
     return kind(
         fresh,
@@ -140,12 +142,12 @@ def test_at_hard_labels_the_loss_is_trls(
     model: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     theirs, ours = (trainer(model, tmp_path, soft=soft, **options) for soft in (False, True))
-    for labels, turned in (([1.0] * 3, False), ([0.0] * 3, True)):
-        hard = loss(theirs, turned=turned)
-        assert loss(ours, labels).item() == pytest.approx(hard.item(), abs=1e-6)
+    for labels, turned in (([0.0] * 3, True), ([1.0] * 3, False)):
+        hard, soft = loss(theirs, turned=turned), loss(ours, labels)
+        assert soft.item() == pytest.approx(hard.item(), abs=1e-6)
         assert hard.item() != pytest.approx(math.log(2), abs=1e-3)
     hard.backward()
-    loss(ours, [0.0] * 3).backward()
+    soft.backward()
     gradients = zip(theirs.model.parameters(), ours.model.parameters(), strict=True)
     assert all((a.grad - b.grad).abs().max() < 1e-6 for a, b in gradients)
 
@@ -166,7 +168,8 @@ def test_the_reward_does_not_depend_on_the_padding(model: Path, tmp_path: Path) 
     ways = [ids, ids + [pad] * 3, [pad] * 3 + ids]
     found = [
         ours(
-            input_ids=torch.tensor([way]), attention_mask=torch.tensor([[int(i != pad) for i in way]])
+            input_ids=torch.tensor([way]),
+            attention_mask=torch.tensor([[int(i != pad) for i in way]]),
         ).logits.item()
         for way in ways
     ]
@@ -191,7 +194,7 @@ def made(
 
 def test_it_learns_what_the_labels_say(made: tuple[Path, dict[str, Any]]) -> None:
     _, metrics = made
-    assert metrics["examples"] + metrics["heldout"] == 48
+    assert metrics["examples"] + metrics["heldout"] == 96
     assert metrics["accuracy"] > 0.8
     assert metrics["margin"] > 0
     assert metrics["log_loss"] < math.log(2)
@@ -257,7 +260,7 @@ def test_a_stopped_training_ends_as_if_nothing_had_been(
 ) -> None:
     from rlaif.reward.trainer import fit
 
-    stop_after(7, monkeypatch)
+    tiny.stop_after(7, monkeypatch)
     with pytest.raises(SystemExit):
         tiny.fit(fit, tmp_path, CONFIG, pairs=pairs, model=model)
     monkeypatch.undo()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors import safe_open
 
 from rlaif.config.section import TrainerConfig
@@ -60,7 +61,8 @@ def pairs(folder: Path, n: int = 24, target: Callable[[int], float | None] | Non
     with writing(folder / "pairs.jsonl") as write:
         for i in range(n):
             a, b = f"{text((i, 'a'))} a", f"{text((i, 'b'))} b"
-            p = 0.5 + 0.2 * (a.count("boat") - b.count("boat")) / 2
+            more = a.count("boat") - b.count("boat")
+            p = 0.9 if more > 0 else 0.1 if more < 0 else 0.5
             write(Pair(f"pair{i}", prompt(i), a, b, target(i) if target else p))
     return folder
 
@@ -99,7 +101,12 @@ def same_files(one: Path, other: Path, names: Sequence[str]) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
-def without(folder: Path, pattern: str) -> None:
-    """Remove what matches."""
-    for path in folder.glob(pattern):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM, once so many steps are logged."""
+    from rlaif.training import fitting
+
+    def said(path: Path, value: Any) -> None:
+        if value["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(fitting, "write_whole", said)

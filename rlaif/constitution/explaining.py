@@ -7,6 +7,13 @@ from collections.abc import Collection
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from rlaif.constitution.schema import (
+    Constitution,
+    CritiqueExample,
+    Examples,
+    PreferExample,
+    Principle,
+)
 from rlaif.documents import (
     MAX_PROBLEMS,
     Mapping,
@@ -17,13 +24,6 @@ from rlaif.documents import (
     did_you_mean,
     locate,
     quote,
-)
-from rlaif.constitution.schema import (
-    Constitution,
-    CritiqueExample,
-    Examples,
-    PreferExample,
-    Principle,
 )
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {

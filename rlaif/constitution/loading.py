@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from rlaif.constitution.explaining import explain
+from rlaif.constitution.schema import Constitution
 from rlaif.documents import (
     DocumentError,
     Mapping,
@@ -25,8 +27,6 @@ from rlaif.documents import (
     quote,
     read,
 )
-from rlaif.constitution.explaining import explain
-from rlaif.constitution.schema import Constitution
 
 SUFFIXES = (".yaml", ".yml")
 

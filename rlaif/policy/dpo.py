@@ -35,7 +35,9 @@ class TokenDPOTrainer(DPOTrainer):
     were drawn from the reference.
     """
 
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
         return dataset
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -93,9 +95,9 @@ class SoftDPOTrainer(TokenDPOTrainer):
         return a.float(), b.float()
 
     def _note(self, name: str, values: torch.Tensor) -> None:
-        mode = "train" if self.model.training else "eval"
-        mean = self.accelerator.gather(values.detach()).mean().item()  # pyright: ignore
-        self._metrics[mode][name].append(mean)
+        model: Any = self.model
+        values = self.accelerator.gather(values.detach())  # pyright: ignore[reportAssignmentType]
+        self._metrics["train" if model.training else "eval"][name].append(values.mean().item())
 
 
 def fit(into: Path) -> None:

@@ -19,7 +19,9 @@ from rlaif.training.examples import Encoder, Example, LeftOut, stored
 class TokenKTOTrainer(KTOTrainer):
     """TRL's trainer on examples that are token ids already."""
 
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
         """Add answers to other prompts, whose log-ratio is KTO's reference point: within each micro
         batch, every prompt gets the answer of the one before it."""
         if not self.calculate_KL:

@@ -25,7 +25,6 @@ from rlaif.preferences.judging import Group, Method, Rationale, labelled, ration
 from rlaif.preferences.pairs import Candidates, Drawn, pairs, sample
 from rlaif.preferences.pairwise import Pairwise
 from rlaif.preferences.pointwise import Pointwise
-from rlaif.records import Pair
 from rlaif.templates import Templates
 
 __all__ = ["Candidates", "Drawn", "Rationale", "preferences"]
@@ -53,13 +52,16 @@ def preferences(
         DataError: a row of the prompts cannot be read.
     """
     selftest.check(method_of, config, constitution, templates, seed)
-    tally = Tally(pairwise=config.method == "pairwise")
+    method = method_of(config, constitution, templates, seed)
+    tally, questions = Tally(pairwise=config.method == "pairwise"), 0
     with writing(into / "answers.jsonl") as write:
         for row in sample(prompts, policy, config, templates, seed):
             write(row)
-            tally.candidates(row, len(_pairs(row, config, seed)))
-    method = method_of(config, constitution, templates, seed)
-    label(into, method, config, judge, tally, seed)
+            made = pairs(row, seed=seed, most=config.max_pairs)
+            tally.candidates(row, len(made))
+            groups = method.groups(row.prompt, made)
+            questions += sum(len(method.questions(group)) for group in groups)
+    label(into, method, config, judge, tally, seed, total=questions)
     calls = Counts()
     for counts in [judge.counts] if policy is judge else [policy.counts, judge.counts]:
         calls.merge(counts)
@@ -75,27 +77,33 @@ def method_of(
 
 
 def label(
-    into: Path, method: Method, config: PreferencesConfig, judge: Model, tally: Tally, seed: int
+    into: Path,
+    method: Method,
+    config: PreferencesConfig,
+    judge: Model,
+    tally: Tally,
+    seed: int,
+    *,
+    total: int | None = None,
 ) -> None:
-    """Write pairs.jsonl (and, if the judge writes first, rationales.jsonl) from answers.jsonl."""
+    """Write pairs.jsonl (and, if the judge writes first, rationales.jsonl) from answers.jsonl.
+
+    `total`: how many questions there are, for the progress bar.
+    """
 
     def groups() -> Iterator[Group]:
         for row in rows(into / "answers.jsonl", Candidates):
-            if made := _pairs(row, config, seed):
-                yield from method.groups(row.prompt, made)
+            made = pairs(row, seed=seed, most=config.max_pairs)
+            yield from method.groups(row.prompt, made)
 
     written = None
     if method.writes_first:
         with writing(into / "rationales.jsonl") as write:
-            for rationale in rationales(method, judge, groups()):
+            for rationale in rationales(method, judge, groups(), total):
                 tally.rationale(rationale)
                 write(rationale)
         written = rows(into / "rationales.jsonl", Rationale)
     with writing(into / "pairs.jsonl") as write:
-        for pair in labelled(method, judge, groups(), written, watch=tally.reading):
+        for pair in labelled(method, judge, groups(), written, watch=tally.reading, total=total):
             tally.pair(pair)
             write(pair)
-
-
-def _pairs(row: Candidates, config: PreferencesConfig, seed: int) -> list[Pair]:
-    return pairs(row, seed=seed, most=config.max_pairs)

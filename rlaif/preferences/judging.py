@@ -99,14 +99,16 @@ class Method(Protocol):
         ...
 
 
-def rationales(method: Method, judge: Model, groups: Iterable[Group]) -> Iterator[Rationale]:
+def rationales(
+    method: Method, judge: Model, groups: Iterable[Group], total: int | None = None
+) -> Iterator[Rationale]:
     """What the judge writes before each label, in the order of the groups' questions."""
 
     def unit(group: Group) -> tuple[list[tuple[Question, Call]], list[Call]]:
         asked = [(question, method.write(question)) for question in method.questions(group)]
         return asked, [call for _, call in asked]
 
-    for asked, outcomes in judge.each(map(unit, groups), "rationales"):
+    for asked, outcomes in judge.each(map(unit, groups), "rationales", total):
         for (question, call), outcome in zip(asked, outcomes, strict=True):
             yield _rationale(question, key(judge.identity, call).hex(), outcome)
 
@@ -127,8 +129,10 @@ def labelled(
     identity = judge.identity
 
     def unit(group: Group) -> tuple[tuple[Group, list[_Asked]], list[Call]]:
-        asked = [_asked(method, q, next(written) if written else None, identity)
-                 for q in method.questions(group)]  # fmt: skip
+        asked = [
+            _asked(method, question, next(written) if written else None, identity)
+            for question in method.questions(group)
+        ]
         return (group, asked), [a.call for a in asked if a.call]
 
     for (group, asked), outcomes in judge.each(map(unit, groups), "labels", total):

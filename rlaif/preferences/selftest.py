@@ -99,8 +99,9 @@ def _asked(method: Method, judge: _Judge, groups: list[Group]) -> Iterator[Pair]
 
 def _compare(pair: Pair, other: Pair, judge: _Judge, config: PreferencesConfig) -> None:
     """One pair and its mirror image, with what was planted."""
-    if pair.target is None or other.target is None or len(pair.verdicts) != len(TURNS):
-        judge.fail(f"a pair is unlabelled ({pair.unlabelled or other.unlabelled})")
+    read = [v for v in (*pair.verdicts, *other.verdicts) if v.target is not None]
+    if pair.target is None or other.target is None or len(read) != 2 * len(TURNS):
+        judge.fail("a label that was planted came back as unlabelled")
     if abs(pair.target + other.target - 1) > CLOSE:
         judge.fail("swapping the two answers does not turn the label round")
     for verdict in pair.verdicts:
@@ -132,7 +133,7 @@ class _Judge:
     def __init__(self, config: PreferencesConfig, templates: Templates) -> None:
         self._pairwise = config.method == "pairwise"
         self._writes = config.reasoning or config.weigh_critique
-        self._folder = templates.folder
+        self._folder, self._template = templates.folder, "prefer"
 
     def __call__(self, call: Call) -> str | tuple[float, float]:
         self._template = self._of(call)

@@ -46,11 +46,12 @@ class SoftRewardTrainer(RewardTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         target = inputs.pop("target")
-        _, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        outputs: Any = super().compute_loss(model, inputs, True, num_items_in_batch)[1]
         a, b = outputs.logits.squeeze(-1).float().chunk(2)  # (B) each
         loss = losses.preference(a - b, target).mean()
-        if self.args.center_rewards_coefficient is not None:
-            loss = loss + self.args.center_rewards_coefficient * ((a + b) ** 2).mean()
+        arguments: Any = self.args
+        if (centre := arguments.center_rewards_coefficient) is not None:
+            loss = loss + centre * ((a + b) ** 2).mean()
         return (loss, outputs) if return_outputs else loss
 
 
@@ -106,12 +107,15 @@ def _examples(
         yield row
 
 
-def _measured(into: Path, heldout: Iterable[dict[str, Any]], seed: int) -> dict[str, Any]:
+def _measured(into: Path, heldout: Iterable[Any], seed: int) -> dict[str, Any]:
     """What the saved model makes of the held-out pairs, also kept in heldout.jsonl."""
-    rows = list(heldout)
     model = RewardModel(into / "model")
-    chosen, rejected = (model.of_ids([row[side] for row in rows]) for side in SIDES)
-    judged = [_judged(row, a - b, seed) for row, a, b in zip(rows, chosen, rejected, strict=True)]
+
+    def rewards(side: str) -> Iterator[float]:
+        return model.of_ids(row[side] for row in heldout)
+
+    sides = zip(heldout, *map(rewards, SIDES), strict=True)
+    judged = [_judged(row, a - b, seed) for row, a, b in sides]
     with writing(into / "heldout.jsonl") as write:
         for pair in judged:
             write({"id": pair.id, "target": pair.target, "margin": pair.margin})

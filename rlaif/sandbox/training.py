@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from rlaif.sandbox import circuits
 from rlaif.sandbox import tokenizer as tokens
 from rlaif.sandbox.batches import SKILLS, Batch, batch, batches
 from rlaif.sandbox.muon import Muon
@@ -43,7 +44,7 @@ class Plan:
     """What is trained, and how. The defaults made the model that ships."""
 
     seed: int = 0
-    steps: int = 5000
+    steps: int = 4200
     rows: int = 6
     length: int = 384
     width: int = 192
@@ -115,6 +116,7 @@ def new_model(plan: Plan, vocabulary: PreTrainedTokenizerFast) -> LlamaForCausal
     for name, p in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             nn.init.normal_(p, std=config.initializer_range / math.sqrt(2 * plan.layers))
+    circuits.install(model, heads=plan.heads)
     return model
 
 

@@ -35,7 +35,7 @@ class Encoder:
     """
 
     def __init__(self, folder: Path, max_length: int) -> None:
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer: Any = load_tokenizer(folder)
         self.max_length = max_length
         self._ends = _ends(folder) | {self.tokenizer.eos_token_id}
         self._warned = False
@@ -69,8 +69,7 @@ class Encoder:
         return asked[:start], answered
 
     def _render(self, turns: list[dict[str, str]], **options: Any) -> Ids:
-        ids: Any = self.tokenizer.apply_chat_template(turns, return_dict=False, **options)
-        return ids
+        return self.tokenizer.apply_chat_template(turns, return_dict=False, **options)
 
     def _ended(self, ids: Ids) -> Ids:
         for end in range(len(ids), 0, -1):

@@ -61,14 +61,15 @@ def train(entry: str, into: Path, config: TrainerConfig, **given: Any) -> dict[s
     into.mkdir(parents=True, exist_ok=True)
     told = {"config": config.model_dump(mode="json"), **given}
     (into / JOB).write_text(json.dumps(told, default=_text), "utf-8")
-    launch(entry, into, args=config.launch)
+    if not (into / RESULT).is_file():
+        launch(entry, into, args=config.launch)
     if not (into / RESULT).is_file():
         raise TrainingFailed("it left no result", where=entry, remedy=f"read {into / LOG}")
     metrics = json.loads((into / RESULT).read_text("utf-8"))
-    for name in (JOB, RESULT, PROGRESS):
-        (into / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, EXAMPLES):
         shutil.rmtree(into / name, ignore_errors=True)
+    for name in (JOB, PROGRESS, RESULT):  # the result last: with it, all is done
+        (into / name).unlink(missing_ok=True)
     return metrics
 
 

@@ -82,8 +82,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> PreTrainedModel:
     """The folder's model in float32, whatever its own format: small steps would be lost otherwise.
 
-    With `reward` it has one output, new where the folder holds a language model. A `frozen` one,
-    which only adapters train, is in bfloat16 where the GPU has it.
+    With `reward` it has one output, which is 0 where the folder holds a language model. A `frozen`
+    model, which only adapters train, is in bfloat16 where the GPU has it.
 
     Raises:
         ConfigError: it cannot be read, or some of its weights are missing.
@@ -95,6 +95,8 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
     options = {"num_labels": 1} if reward else {}
     dtype = torch.bfloat16 if frozen and on_gpu_with_bf16() else torch.float32
     model, missing = _loaded(auto, folder, dtype, **options)
+    if HEAD in missing:
+        model.get_parameter(HEAD).data.zero_()
     if missing := sorted(missing - ({HEAD} if reward else set())):
         remedy = "save the model again with save_pretrained()"
         what = f"{len(missing)} weights are missing, such as {missing[0]}"
@@ -166,7 +168,7 @@ def save(
     import torch
 
     wrapped: Any = trainer.deepspeed if trainer.is_deepspeed_enabled else trainer.model
-    state = trainer.accelerator.get_state_dict(wrapped)  # every process takes part
+    state: Any = trainer.accelerator.get_state_dict(wrapped)  # every process takes part
     if not trainer.is_world_process_zero():
         return
     model = _merged(trainer, start, state, lora, reward)

@@ -2,11 +2,12 @@
 
     python -m tests.bench.bench_labels [--json] [--only throughput|vllm|memory|editing] [--million]
 
-throughput: the stage's labelling, from answers.jsonl to pairs.jsonl, and `Engine.answers` on the
-        same prebuilt calls, in turns, against the stub server, which takes no time to think; both
-        with an empty completions store, as in a run. Goal: at least 85% of the engine's requests/s.
-        Without a store the engine has less to do, and the share is lower: that is told, too.
-vllm:   the same against the real server with the sandbox's seed model, each on calls of its own.
+vllm:   the stage's labelling, from answers.jsonl to pairs.jsonl, and `Engine.answers` on prebuilt
+        calls, in turns, each on prompts of its own, against the real server with the sandbox's seed
+        model. Goal: at least 85% of the engine's requests/s.
+throughput: the same on the same calls against the stub server, which takes no time to think, with
+        an empty completions store and without: what the labelling costs the client. No goal: of a
+        server that is quicker than the client, every microsecond of ours takes its share.
 memory: peak RSS of the client over 10,000 and 100,000 prompts (1,000,000 with --million) with an
         engine that answers at once. Goal: at most 10% more.
 editing: calls sent anew when one of 16 principles is edited, for each of the 16. Goal: at most
@@ -245,9 +246,8 @@ def bench_editing(n: int) -> dict[str, float]:
 
 def missed(figures: dict[str, float]) -> Iterator[str]:
     """The goals that are not met."""
-    for name in ("share of the engine", "share of vLLM"):
-        if figures.get(name, 1.0) < 0.85:
-            yield f"{name} is below 0.85"
+    if figures.get("share of vLLM", 1.0) < 0.85:
+        yield "labelling has less than 85% of vLLM's requests/s"
     if figures.get("growth of the peak", 1.0) > 1.1:
         yield "the peak grows with the prompts"
     for k in (1, 4):

@@ -1,0 +1,70 @@
+"""Heads that copy from the first step: the initial weights of an induction circuit.
+
+Copying is "what followed this token before?" (Olsson et al. 2022, "In-context Learning and
+Induction Heads"): a head of the first layer notes the previous token, heads of the second look for
+the place that noted the current one, and say what stands there. Found by chance, this takes a model
+of this size millions of tokens; set up here, training only has to keep and refine it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CONSTANT = 0.5  # what every embedding has in common: it lets a head attend by position alone
+NOTING, COPYING = 2, 4  # heads of the first layer, and of the second
+QUIET = 0.05  # gain of all that is written by chance
+SHARP, NOTE, MATCH, SAY = 6.0, 0.45, 2.2, 0.5  # logit of a plane; gains
+
+
+@torch.no_grad()
+def install(model: nn.Module, *, heads: int, theta: float = 10_000.0) -> None:
+    """Overwrite some heads of the first two layers of a Llama with rotary positions, in place."""
+    body = model.model  # pyright: ignore
+    embeddings: Tensor = body.embed_tokens.weight  # (V, W)
+    width = embeddings.shape[1]
+    size = width // heads  # of a head
+    basis = nn.init.orthogonal_(torch.empty(width, width))  # rows; the first is the constant
+    embeddings += CONSTANT * basis[0]
+    for layer in body.layers:  # a quiet residual stream, in which the circuit can be heard
+        layer.self_attn.o_proj.weight *= QUIET
+        layer.mlp.down_proj.weight *= QUIET
+    first, second = body.layers[0].self_attn, body.layers[1].self_attn
+    rms = ((1 + CONSTANT**2) / width) ** 0.5
+    gain = (SHARP * size**0.5) ** 0.5 * rms / CONSTANT
+    for head in range(NOTING):
+        rows = slice(head * size, (head + 1) * size)
+        read = basis[1 + head * size :][:size]  # what is noted of a token
+        write = nn.init.orthogonal_(torch.empty(width, size))  # where
+        query, key = _one_back(size, theta)
+        first.q_proj.weight[rows] = gain * torch.outer(query, basis[0])
+        first.k_proj.weight[rows] = gain * torch.outer(key, basis[0])
+        first.v_proj.weight[rows] = NOTE * read
+        first.o_proj.weight[:, rows] = NOTE * write
+        for n in range(COPYING // NOTING):
+            _copying(second, head * COPYING // NOTING + n, read, write, n, basis)
+
+
+def _copying(attention: nn.Module, head: int, read: Tensor, write: Tensor, n: int, basis: Tensor):
+    """A head that looks for the note of the current token; only slow planes match far apart."""
+    size = read.shape[0]
+    slow = [*range(size // 2 - 7, size // 2), *range(size - 7, size)]
+    chosen = slice(n * len(slow), (n + 1) * len(slow))
+    rows = slice(head * size, (head + 1) * size)
+    query, key = torch.zeros_like(read), torch.zeros_like(read)
+    query[slow], key[slow] = read[chosen], write.T[chosen]
+    said = basis[1 + head * size :][:size] if head < COPYING else read
+    attention.q_proj.weight[rows] = MATCH * query  # pyright: ignore
+    attention.k_proj.weight[rows] = MATCH * key  # pyright: ignore
+    attention.v_proj.weight[rows] = said  # pyright: ignore
+    attention.o_proj.weight[:, rows] = SAY * said.T  # pyright: ignore
+
+
+def _one_back(size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Query and key whose rotated product is largest one token back: (size,) each."""
+    planes = size // 2
+    turn = theta ** (-torch.arange(3) / planes)  # the three fastest planes
+    query, key = torch.zeros(size), torch.zeros(size)
+    query[:3] = 1.0
+    key[:3], key[planes : planes + 3] = turn.cos(), turn.sin()
+    return query, key
