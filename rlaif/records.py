@@ -168,7 +168,8 @@ class Pair:
     def swap(self) -> Pair:
         """The same pair seen from the other side."""
         target = None if self.target is None else 1.0 - self.target
-        return replace(self, a=self.b, b=self.a, target=target, verdicts=())
+        calls = self.calls[::-1]
+        return replace(self, a=self.b, b=self.a, target=target, verdicts=(), calls=calls)
 
 
 @dataclass(frozen=True, slots=True)

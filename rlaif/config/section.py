@@ -72,7 +72,8 @@ class SamplingConfig(Section):
     """Longest text, in tokens."""
 
     def sampling(self, *, seed: int, stop: tuple[str, ...] = ()) -> Sampling:
-        """These settings as a call has them."""
+        """These settings as a call has them; what is not drawn is the same for every seed."""
+        seed = seed if self.temperature else 0
         return Sampling(self.temperature, self.top_p, self.max_tokens, stop, seed)
 
 

@@ -18,7 +18,7 @@ from rlaif.engine.link import Link
 from rlaif.errors import ConfigError, EngineError
 from rlaif.records import Call, Message, Reason, Unanswered
 
-_TAIL = 64  # characters before the label that can change how it is split into tokens
+_TAIL = 16  # characters before a label that can change its tokens; all of "The answer is: ("
 _REMEDY = (
     "choose labels that the tokenizer writes as one token at this place, and end the prefill "
     "where a token ends, e.g. 'Answer: (' with the labels 'A' and 'B'"
