@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlaif.config.run import DpoConfig, KtoConfig
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, DataError, TrainingFailed
 from rlaif.policy.options import LOSSES, SMOOTHED, check_dpo, check_kto
 from tests import tiny_training as tiny
 
@@ -301,6 +301,12 @@ def test_kto_trains_on_single_answers(given: dict[str, Any], model: Path, tmp_pa
     assert metrics["margin"] > 0
     before, after = tiny.weights(model), tiny.weights(tmp_path / "model")
     assert not [name for name in before if before[name].equal(after[name])]
+
+
+def test_a_training_that_diverges_is_a_failure(given: dict[str, Any], tmp_path: Path) -> None:
+    config = DpoConfig.model_validate(tiny.QUICK | {"learning_rate": 1e20, "epochs": 3})
+    with pytest.raises(TrainingFailed, match=r"the loss is nan at step \d+\n.*lower learning_rate"):
+        dpo(tmp_path, config, **given)
 
 
 def test_nothing_to_learn_is_an_error(model: Path, tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ def judged(target: float, margin: float, longer: int = 0, *, fits: bool = False)
 def test_figures_are_those_worked_by_hand() -> None:
     found = figures([judged(0.9, math.log(3), 2), judged(0.2, math.log(4), -1), judged(0.5, -1.0)])
     assert found["accuracy"] == 0.5
+    nearly_even = [judged(0.51, -1.0), judged(0.7, 1.0), judged(0.3, 1.0)]
+    assert [figures(nearly_even)[k] for k in ("clear", "clear_accuracy")] == [2, 0.5]
+    assert figures(nearly_even)["accuracy"] == pytest.approx(1 / 3)
     assert found["margin"] == pytest.approx((math.log(3) - math.log(4)) / 2)
     brier = ((0.75 - 0.9) ** 2 + (0.8 - 0.2) ** 2 + (1 / (1 + math.e) - 0.5) ** 2) / 3
     assert found["brier"] == pytest.approx(brier)

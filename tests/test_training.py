@@ -138,6 +138,17 @@ def test_a_training_waits_for_one_that_is_not_yet_gone(entries: Path) -> None:
     assert late.wait(20) == 0
 
 
+def test_a_single_process_gets_a_single_gpu(entries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (entries / "shows.py").write_text(
+        "import os\n"
+        "from rlaif.training import finish\n"
+        "def gpus(folder): finish(folder, {'gpus': os.environ['CUDA_VISIBLE_DEVICES']})"
+    )
+    for given, seen in (("2,3", "2"), ("", "")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert train("shows:gpus", entries / "stage", TrainerConfig()) == {"gpus": seen}
+
+
 def test_without_an_error_file_the_exit_status_says_that_the_disk_is_full(entries: Path) -> None:
     command = [sys.executable, "-m", "rlaif.training", "entries:fills_disk", str(entries)]
     assert subprocess.run(command, check=False, capture_output=True).returncode == errno.ENOSPC

@@ -13,6 +13,7 @@ from typing import Any
 from rlaif.calibration import sigmoid
 
 BINS = 10
+CLEAR = 0.1  # a label so far from 0.5 is no tie that noise has broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Judged:
 def figures(pairs: Sequence[Judged]) -> dict[str, Any]:
     """Agreement with the labels, as `heldout`; what cannot be had of so few pairs is None.
 
-    `accuracy`: the likelier answer has the higher reward, over the pairs whose label is not 0.5.
+    `accuracy`: the likelier answer has the higher reward, over the pairs whose label is not 0.5;
+    `clear_accuracy`: over the `clear` ones, whose label is at least 0.1 away from it.
     `brier`, `log_loss`, `ece` and `reliability`: of sigmoid(margin) against the label itself, which
     is a probability, in bins of the confidence in [0.5, 1]. `margin`: mean reward of the likelier
     over the unlikelier answer. `length_correlation`: of margin and length, uncentred, and of the
@@ -39,11 +41,14 @@ def figures(pairs: Sequence[Judged]) -> dict[str, Any]:
     without it.
     """
     decided = [p for p in pairs if p.target != 0.5]
+    clear = [p for p in pairs if abs(p.target - 0.5) >= CLEAR]
     fitted = temperature([p for p in pairs if p.fits])
     others = [p for p in pairs if not p.fits]
     return {
         "heldout": len(pairs),
         "accuracy": _mean(decided, lambda p: float(_right(p))),
+        "clear": len(clear),
+        "clear_accuracy": _mean(clear, lambda p: float(_right(p))),
         **_agreement(pairs, 1.0),
         "margin": _mean(decided, lambda p: math.copysign(p.margin, _right(p) - 0.5)),
         "length_correlation": _correlation(pairs, lambda p: p.margin),

@@ -140,9 +140,9 @@ def _write(table: Path, counts: Path, rows: Iterator[Example | LeftOut]) -> None
 
 
 def _common_prefix(a: Ids, b: Ids) -> int:
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+    if a == b[: len(a)]:
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(b))
 
 
 def _ends(folder: Path) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from rlaif.config.section import TrainerConfig
 from rlaif.documents import did_you_mean
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, TrainingFailed
 from rlaif.jsonl import writing
 from rlaif.training.launching import CHECKPOINTS, PROGRESS, write_whole
 from rlaif.training.models import on_gpu_with_bf16
@@ -52,6 +53,7 @@ def arguments(kind: type[A], folder: Path, config: TrainerConfig, seed: int, **m
         "gradient_checkpointing": gpu,  # memory for time
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "save_steps": config.save_every,
         "save_total_limit": 2,  # the last one may be torn by a kill
         "report_to": "none",
@@ -149,7 +151,10 @@ class _Steward(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         loss = state.log_history[-1].get("loss")
-        if state.is_world_process_zero and loss is not None:
+        if loss is not None and not math.isfinite(loss):
+            remedy = "set a lower learning_rate"
+            raise TrainingFailed(f"the loss is {loss} at step {state.global_step}", remedy=remedy)
+        if loss is not None and state.is_world_process_zero:
             said = {"step": state.global_step, "total": state.max_steps, "text": f"loss {loss:.3f}"}
             write_whole(self._folder / PROGRESS, said)
 

@@ -88,7 +88,7 @@ def launch(entry: str, folder: Path, *, args: Sequence[str] = ()) -> None:
     (folder / ERROR).unlink(missing_ok=True)
     child = Child(
         _command(entry, folder, args),
-        _ENVIRONMENT | os.environ,
+        _environment(args),
         folder / LOG,
         patience_s=_PATIENCE_S,
     )
@@ -127,6 +127,14 @@ def _text(value: object) -> str:
 def _command(entry: str, folder: Path, args: Sequence[str]) -> list[str]:
     accelerate = ["-m", "accelerate.commands.launch", *args] if args else []
     return [sys.executable, *accelerate, "-m", "rlaif.training", entry, str(folder)]
+
+
+def _environment(args: Sequence[str]) -> dict[str, str]:
+    """Ours, with a single GPU for a single process: TRL refuses several (nn.DataParallel)."""
+    env = _ENVIRONMENT | os.environ
+    if not args:
+        env["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return env
 
 
 def _watch(child: Child, folder: Path, entry: str) -> None:

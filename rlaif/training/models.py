@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +178,9 @@ def save(
     draft = into.with_name(f".{into.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft)
-    copy_tokenizer(start, draft)
+    for path in draft.glob("*.safetensors"):
+        shutil.copymode(start / "config.json", path)  # else nobody but us can read them
+    _copy_tokenizer(trainer.processing_class, start, draft)
     shutil.rmtree(into, ignore_errors=True)
     draft.replace(into)
 
@@ -210,28 +214,24 @@ def storage_format(folder: Path) -> str:
     return config.get("dtype") or config.get("torch_dtype") or "float32"
 
 
-def copy_tokenizer(start: Path, into: Path) -> None:
+def _copy_tokenizer(tokenizer: Any, start: Path, into: Path) -> None:
     """Copy tokenizer, chat template and generation config, byte for byte."""
-    own = load_tokenizer(start).vocab_files_names.values()
-    for name in dict.fromkeys((*_TOKENIZER, *own)):
+    for name in {*_TOKENIZER, *tokenizer.vocab_files_names.values()}:
         if (start / name).is_file():
             shutil.copyfile(start / name, into / name)
 
 
-class _readable:
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
     """Turns whatever a loader raises over a folder into one error."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(
-                f"the model cannot be loaded: {said}",
-                where=str(self._folder),
-                remedy="save or download it again; remote code and pickled weights are never used",
-            ) from error
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"the model cannot be loaded: {said}",
+            where=str(folder),
+            remedy="save or download it again; remote code and pickled weights are never used",
+        ) from error
