@@ -1,6 +1,6 @@
 """The whole pipeline as plain function calls: no server, no flow, the same run folder.
 
-    python examples/without_prefect.py CONFIG
+python examples/without_prefect.py CONFIG
 """
 
 import sys

@@ -18,8 +18,8 @@ from rlaif.pipeline import Pipeline
 
 def step(stage: Callable[..., Path], *inputs: Path) -> Path:
     """Run a stage as a task named after it."""
-    named = task(stage, name=stage.__name__, cache_policy=NO_CACHE, persist_result=False)
-    return named(*inputs)
+    as_task = task(name=stage.__name__, cache_policy=NO_CACHE, persist_result=False)
+    return as_task(stage)(*inputs)
 
 
 @flow(name="rlaif", persist_result=False)

@@ -130,11 +130,14 @@ def locate(root: Mapping, loc: tuple[int | str, ...]) -> tuple[Node, Mark]:
     node: Node = root
     mark = root.mark
     for step in loc:
-        if isinstance(node, Mapping) and step in node.entries:
-            node, mark = node.entries[str(step)], node.keys[str(step)]
-        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
-            node = node.items[step]
-            mark = node.mark
+        match node:
+            case Mapping(entries=entries, keys=keys) if step in entries:
+                node, mark = entries[str(step)], keys[str(step)]
+            case Sequence(items=items) if isinstance(step, int) and step < len(items):
+                node = items[step]
+                mark = node.mark
+            case _:  # the kind of a union, or what is missing
+                pass
     return node, mark
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rlaif.constitution import Constitution, Principle, Problem
+    from rlaif.constitution import Constitution, Principle
     from rlaif.constitution.comparing import Span
+    from rlaif.documents import Problem
 
 FILE = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -32,7 +32,9 @@ def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> N
 
 
 def _table(made: Plan) -> str:
-    rows = [("stage", "state", "cached", "new", "at most", "tokens", "seconds")]
+    rows: list[tuple[str, ...]] = [
+        ("stage", "state", "cached", "new", "at most", "tokens", "seconds")
+    ]
     for s in made.stages:
         known = (s.cached, s.new, s.at_most) if s.state != "done" else (None,) * 3
         rows.append((s.stage, s.state, *map(_number, (*known, s.tokens, s.seconds))))

@@ -56,6 +56,7 @@ class Link:
 
         self._parsed = lru_cache(64)(URL)  # parsing takes as long as parsing the response
         self._within = aiohttp.ClientTimeout
+        self._patience = self._within(config.timeout_s)
         self._errors = (aiohttp.ClientError, ConnectionError, TimeoutError, OSError)
         self._refusals = (aiohttp.ClientConnectorError, ConnectionRefusedError)
         self._config, self._pool = config, pool
@@ -107,9 +108,11 @@ class Link:
         url = server.url + path
         server.in_flight += 1
         left = deadline - time.monotonic()
-        short = {} if left > self._config.timeout_s else {"timeout": self._within(left)}
+        patience = self._patience if left > self._config.timeout_s else self._within(left)
         try:
-            async with self._session.post(self._parsed(url), data=body, **short) as response:
+            async with self._session.post(
+                self._parsed(url), data=body, timeout=patience
+            ) as response:
                 content = await response.read()
         except self._refusals as error:
             self._pool.refused(server)
@@ -150,7 +153,7 @@ def _session(config: EngineConfig) -> aiohttp.ClientSession:
         headers["Authorization"] = f"Bearer {key}"
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-        timeout=aiohttp.ClientTimeout(total=config.timeout_s),
+        timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=headers,
         auto_decompress=False,

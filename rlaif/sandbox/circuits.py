@@ -8,8 +8,13 @@ of this size millions of tokens; set up here, training only has to keep and refi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 CONSTANT = 0.5  # what every embedding has in common: it lets a head attend by position alone
 NOTING, COPYING = 2, 4  # heads of the first layer, and of the second
@@ -18,9 +23,9 @@ SHARP, NOTE, MATCH, SAY = 6.0, 0.45, 2.2, 0.5  # logit of a plane; gains
 
 
 @torch.no_grad()
-def install(model: nn.Module, *, heads: int, theta: float = 10_000.0) -> None:
+def install(model: LlamaForCausalLM, *, heads: int, theta: float = 10_000.0) -> None:
     """Overwrite some heads of the first two layers of a Llama with rotary positions, in place."""
-    body = model.model  # pyright: ignore
+    body: Any = model.model
     embeddings: Tensor = body.embed_tokens.weight  # (V, W)
     width = embeddings.shape[1]
     size = width // heads  # of a head
@@ -45,7 +50,7 @@ def install(model: nn.Module, *, heads: int, theta: float = 10_000.0) -> None:
             _copying(second, head * COPYING // NOTING + n, read, write, n, basis)
 
 
-def _copying(attention: nn.Module, head: int, read: Tensor, write: Tensor, n: int, basis: Tensor):
+def _copying(attention: Any, head: int, read: Tensor, write: Tensor, n: int, basis: Tensor) -> None:
     """A head that looks for the note of the current token; only slow planes match far apart."""
     size = read.shape[0]
     slow = [*range(size // 2 - 7, size // 2), *range(size - 7, size)]
@@ -54,10 +59,10 @@ def _copying(attention: nn.Module, head: int, read: Tensor, write: Tensor, n: in
     query, key = torch.zeros_like(read), torch.zeros_like(read)
     query[slow], key[slow] = read[chosen], write.T[chosen]
     said = basis[1 + head * size :][:size] if head < COPYING else read
-    attention.q_proj.weight[rows] = MATCH * query  # pyright: ignore
-    attention.k_proj.weight[rows] = MATCH * key  # pyright: ignore
-    attention.v_proj.weight[rows] = said  # pyright: ignore
-    attention.o_proj.weight[:, rows] = SAY * said.T  # pyright: ignore
+    attention.q_proj.weight[rows] = MATCH * query
+    attention.k_proj.weight[rows] = MATCH * key
+    attention.v_proj.weight[rows] = said
+    attention.o_proj.weight[:, rows] = SAY * said.T
 
 
 def _one_back(size: int, theta: float) -> tuple[Tensor, Tensor]:
