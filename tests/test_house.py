@@ -49,7 +49,7 @@ LAYERS = (  # each imports only from itself and from those above; stages not fro
     {"runs", "constitution", "templates", "completions", "engine", "losses", "training"},
     {"prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "audit"},
     {"sandbox"},
-    {"report", "trace"},
+    {"report", "trace", "touched"},
     {"pipeline"},
     {"planning"},
     {"cli", "__main__"},

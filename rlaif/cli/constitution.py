@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rlaif.constitution import Constitution, Principle
     from rlaif.constitution.comparing import Span
     from rlaif.documents import Problem
+    from rlaif.touched import Touched
 
 FILE = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -74,8 +75,9 @@ def show(file: Path, principle: str | None, as_json: bool) -> None:
 @constitution.command()
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE)
+@click.option("--run", type=click.Path(path_type=Path), help="Count what that touches in a run.")
 @as_json
-def diff(old: Path, new: Path, as_json: bool) -> None:
+def diff(old: Path, new: Path, run: Path | None, as_json: bool) -> None:
     """Say which principles changed in meaning from OLD to NEW, word by word."""
     from dataclasses import asdict
 
@@ -83,13 +85,15 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 
     before, after = _loaded(old), _loaded(new)
     changes = compare(before, after)
+    count = _touched(run, before, after) if run else None
     spans = {id: rewordings(before[id], after[id]) for id in changes.reworded}
     if as_json:
         words = {
             id: {name: [[span.sign, span.text] for span in some] for name, some in each.items()}
             for id, each in spans.items()
         }
-        click.echo(json.dumps({**asdict(changes), "words": words}, indent=2))
+        told = {**asdict(changes), "words": words} | ({"touched": count.json()} if count else {})
+        click.echo(json.dumps(told, indent=2))
         return
     for kind, ids in (("added", changes.added), ("removed", changes.removed)):
         for id in ids:
@@ -105,6 +109,11 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
     if changes.examples:
         click.echo("examples  differ: every prompt that shows them changes")
     click.echo(f"{len(changes.unchanged)} unchanged" if changes else "the same in meaning")
+    if count:
+        click.echo(
+            f"in {run}: at least {count.calls} of {count.of_calls} critique and revision calls "
+            f"and {count.labels} of {count.of_labels} labels"
+        )
 
 
 @constitution.command()
@@ -147,6 +156,12 @@ def import_(files: tuple[Path, ...], id: str, output: Path | None) -> None:
     for reason in found.left_out:
         click.echo(f"left out: {reason}", err=True)
     click.echo(f"imported {_counts(made)}", err=True)
+
+
+def _touched(run: Path, before: Constitution, after: Constitution) -> Touched:
+    from rlaif.touched import touched
+
+    return touched(run, before, after)
 
 
 def _loaded(file: Path) -> Constitution:

@@ -47,13 +47,13 @@ class Command:
         self.folder, self.runs = folder, folder / "runs"
         (folder / "small.yaml").write_text(SMALL % SEED_MODEL.with_name("prompts.jsonl"))
 
-    def __call__(self, *more: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *more: str, name: str = "run") -> subprocess.CompletedProcess[str]:
         own = {
             "RLAIF_STORE": str(self.folder / "store.sqlite3"),
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_LOCAL_STORAGE_PATH": str(self.folder / "prefect" / "storage"),
         }
-        command = [sys.executable, "-m", "rlaif", "run", "small.yaml", "--runs", "runs", *more]
+        command = [sys.executable, "-m", "rlaif", name, "small.yaml", "--runs", "runs", *more]
         return subprocess.run(
             command,
             cwd=self.folder,
@@ -106,6 +106,21 @@ def test_the_same_run_under_another_name_sends_nothing_and_ends_the_same(
     for name in STAGES_WITH_DATA:
         digests = [stage_record(command.runs / run / name)["digest"] for run in ("small", "again")]
         assert digests[0] == digests[1], name
+
+
+def test_the_plan_of_a_finished_run_is_to_do_nothing(
+    command: Command, first: dict[str, Any]
+) -> None:
+    planned = json.loads(command("--json", name="plan").stdout)
+    assert {s["stage"]: s["state"] for s in planned["stages"]} == dict.fromkeys(
+        STAGES_WITH_DATA, "done"
+    )
+    assert planned["total"]["new"] == 0
+    anew = json.loads(command("--json", "--set", "critique.rounds=3", name="plan").stdout)
+    states = {s["stage"]: (s["state"], s["new"] + s["at_most"]) for s in anew["stages"]}
+    assert states["prompts"] == ("done", 0)
+    assert states["critique"][0] == "anew"
+    assert 0 < states["critique"][1] <= 48  # the third round's critiques, and revisions
 
 
 def test_a_mistake_is_one_screen_before_anything_starts(command: Command) -> None:
