@@ -62,8 +62,9 @@ def waits(folder):
 """
 
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
 from rlaif.training import launch
 try:
     launch("entries:waits", Path(sys.argv[1]))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 CONSTANT = 0.5  # what every embedding has in common: it lets a head attend by position alone
-NOTING, COPYING = 2, 4  # heads of the first layer, and of the second
+NOTING, COPYING = 2, 2  # heads of the first layer, and of the second for each of them
 QUIET = 0.05  # gain of all that is written by chance
 SHARP, NOTE, MATCH, SAY = 6.0, 0.45, 2.2, 0.5  # logit of a plane; gains
 
@@ -37,17 +37,17 @@ def install(model: LlamaForCausalLM, *, heads: int, theta: float = 10_000.0) -> 
     first, second = body.layers[0].self_attn, body.layers[1].self_attn
     rms = ((1 + CONSTANT**2) / width) ** 0.5
     gain = (SHARP * size**0.5) ** 0.5 * rms / CONSTANT
-    for head in range(NOTING):
+    for head in range(min(NOTING, heads // COPYING)):
         rows = slice(head * size, (head + 1) * size)
-        read = basis[1 + head * size :][:size]  # what is noted of a token
+        read = _part(basis, head, size)  # what is noted of a token
         write = nn.init.orthogonal_(torch.empty(width, size))  # where
         query, key = _one_back(size, theta)
         first.q_proj.weight[rows] = gain * torch.outer(query, basis[0])
         first.k_proj.weight[rows] = gain * torch.outer(key, basis[0])
         first.v_proj.weight[rows] = NOTE * read
         first.o_proj.weight[:, rows] = NOTE * write
-        for n in range(COPYING // NOTING):
-            _copying(second, head * COPYING // NOTING + n, read, write, n, basis)
+        for n in range(COPYING):
+            _copying(second, head * COPYING + n, read, write, n, basis)
 
 
 def _copying(attention: Any, head: int, read: Tensor, write: Tensor, n: int, basis: Tensor) -> None:
@@ -58,11 +58,16 @@ def _copying(attention: Any, head: int, read: Tensor, write: Tensor, n: int, bas
     rows = slice(head * size, (head + 1) * size)
     query, key = torch.zeros_like(read), torch.zeros_like(read)
     query[slow], key[slow] = read[chosen], write.T[chosen]
-    said = basis[1 + head * size :][:size] if head < COPYING else read
+    said = _part(basis, head, size)
     attention.q_proj.weight[rows] = MATCH * query
     attention.k_proj.weight[rows] = MATCH * key
     attention.v_proj.weight[rows] = said
     attention.o_proj.weight[:, rows] = SAY * said.T
+
+
+def _part(basis: Tensor, number: int, size: int) -> Tensor:
+    """So many rows of the basis, others for each number as long as there are any; (size, W)."""
+    return basis[1 + number * size % (len(basis) - size) :][:size]
 
 
 def _one_back(size: int, theta: float) -> tuple[Tensor, Tensor]:
