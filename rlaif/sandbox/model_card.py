@@ -52,7 +52,7 @@ def _recipe(folder: Path) -> str:
 
 `python -m rlaif.sandbox.training --work runs/seed {command}`
 
-{rows} in {recipe["seconds"] / 60:.0f} minutes on two CPU cores; {shape}; float16 safetensors,
+{rows} in {recipe["seconds"] / 60:.0f} minutes on one CPU core; {shape}; float16 safetensors,
 {size:.1f} MB with the tokenizer. Seeded, checkpointed, resumable; all settings in `recipe.json`.
 """
 
