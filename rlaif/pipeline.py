@@ -100,6 +100,8 @@ class Pipeline:
         drafter, critic, section = self.start, self.feedback, self.config.critique
 
         def work(into: Path) -> dict[str, Any]:
+            law = self.run.folder / "constitution.yaml"  # as it stood
+            law.write_text(to_yaml(self.constitution), "utf-8")
             return critique(
                 into, section, prompts=prompts, drafter=drafter, critic=critic, **self._law()
             )
@@ -229,7 +231,6 @@ class Pipeline:
         """One page that says what was asked, what came of it and what to distrust."""
         from rlaif.report import report
 
-        (self.run.folder / "constitution.yaml").write_text(to_yaml(self.constitution), "utf-8")
         return report(self.run.folder)
 
     # --- what the stages are made from ------------------------------------------------------------
