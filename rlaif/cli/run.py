@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,28 @@ def rebuild(
 
     check(load(config, changes))  # before Prefect takes its seconds to start
     flow = pipeline()
-    return flow(config_file=config, changes=list(changes), fresh=list(fresh), runs=runs)
+    with _stopped_by_hand():
+        return flow(config_file=config, changes=list(changes), fresh=list(fresh), runs=runs)
+
+
+@contextmanager
+def _stopped_by_hand() -> Iterator[None]:
+    """Ctrl-C reaches Prefect's own server, too; that it is gone must not hide what happened."""
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except BaseException:
+        if stopped:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def pipeline() -> Any:
@@ -55,6 +79,8 @@ def pipeline() -> Any:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    if "PREFECT_API_URL" not in os.environ:  # the server is ours: if it is gone, so are we
+        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "1")
     sys.path.insert(0, str(folder("flows").parent))
     try:
         from flows.pipeline import pipeline
@@ -69,9 +95,9 @@ def pipeline() -> Any:
 
 def _leave_the_console_to_us() -> None:
     """Prefect's log goes to its server; on the console, errors are shown once, with a remedy."""
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+    for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "prefect"]:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
-            if type(handler).__name__ == "PrefectConsoleHandler":
+            if isinstance(handler, logging.StreamHandler):
                 logger.removeHandler(handler)
-        logger.propagate = False
+    logging.getLogger("prefect").propagate = False
