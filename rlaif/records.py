@@ -7,9 +7,12 @@ turns into text, a zero or a tie.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
+
+log = logging.getLogger(__name__)
 
 Role = Literal["system", "user", "assistant"]
 
@@ -80,6 +83,16 @@ class Unanswered:
 
 
 Outcome = Answer | Unanswered
+
+
+def read(outcome: Outcome) -> tuple[str, str]:
+    """The text of an outcome, and why it cannot be used: a `Reason`, length or empty; else ""."""
+    if not isinstance(outcome, Answer):
+        log.debug("unanswered: %s", outcome.detail)
+        return "", outcome.reason.value
+    if outcome.finish == "length":
+        return outcome.text, "length"
+    return outcome.text, "" if outcome.text.strip() else "empty"
 
 
 # --- what stages leave for one another: rows of JSON lines ----------------------------------------

@@ -78,6 +78,12 @@ class Templates:
             rendered[at:at] = [*shown, *history]
         return tuple(rendered)
 
+    def asked(self, conversation: Sequence[Message]) -> tuple[Message, ...]:
+        """A conversation as models are asked to answer it: earlier turns as they are, the last one
+        by the template `draft`."""
+        *history, last = conversation
+        return self.render("draft", history=history, request=last.content)
+
     def dialogue(self, name: str, /, *, answer: str, **variables: object) -> tuple[Message, ...]:
         """A worked example in the form of the real question: its user turn and the answer to it.
 

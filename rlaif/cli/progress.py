@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from rlaif.progress import bar
+
 if TYPE_CHECKING:
     from rlaif.records import Call, Outcome
 
@@ -17,13 +19,9 @@ class Watched:
 
     def answers(self, calls: Iterable[Call]) -> Iterator[Outcome]:
         """The outcome of each call, in order, behind a bar that says `stage`."""
-        from tqdm import tqdm
-
         asked = list(calls)
-        with tqdm(
-            total=len(asked), desc=self.stage, unit=" calls", disable=None, leave=False
-        ) as bar:
-            yield from self.engine.answers(asked, store=self.store, progress=bar.update)
+        with bar(self.stage, len(asked)) as progress:
+            yield from self.engine.answers(asked, store=self.store, progress=progress)
 
     def name(self, stage: str) -> None:
         """Say what the next batches are for."""

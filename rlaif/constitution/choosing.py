@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from rlaif.constitution.schema import Constitution, Principle, Wording
@@ -42,6 +42,17 @@ def choose(
         and (wording is None or p.wordings(wording))
     )
     return tuple(principle for _, _, principle in heapq.nsmallest(k, scored))
+
+
+def shown(names: Sequence[str], *, seed: int, item: str, k: int) -> list[int]:
+    """The places of up to k worked examples for one item, in their order; a keyed hash of the
+    names chooses, so that editing an example touches only the items that see it."""
+
+    def lot(name: str) -> bytes:
+        return blake2b(json.dumps(["shot", seed, item, name]).encode(), digest_size=8).digest()
+
+    lots = ((lot(name), n) for n, name in enumerate(names))
+    return sorted(n for _, n in heapq.nsmallest(k, lots))
 
 
 def phrase(

@@ -136,6 +136,11 @@ class _Example(_Part):
             raise _wrong("the conversation does not end with the user's turn", "add `- user: ...`")
         return self
 
+    @property
+    def name(self) -> str:
+        """What it is known by, however its answers are edited: its principle and question."""
+        return json.dumps([self.principle, *(turn.content for turn in self.conversation)])
+
 
 class CritiqueExample(_Example):
     """A worked critique and revision, shown before the real question."""

@@ -24,12 +24,12 @@ from typing import Any
 from rlaif.completions import key
 from rlaif.config.run import CritiqueConfig
 from rlaif.constitution import Constitution
-from rlaif.critique.rounds import Rounds, read
+from rlaif.critique.rounds import Rounds
 from rlaif.critique.tally import Tally
 from rlaif.engine.counts import Counts
 from rlaif.engine.models import Model
 from rlaif.jsonl import rows, writing
-from rlaif.records import Call, Chain, Prompt, Reason
+from rlaif.records import Call, Chain, Prompt, Reason, read
 from rlaif.templates import Templates
 
 __all__ = ["SHARD", "critique"]
@@ -92,8 +92,7 @@ def _drafted(
 
     def units() -> Iterator[tuple[tuple[Prompt, str], list[Call]]]:
         for prompt in islice(rows(path, Prompt), config.limit):
-            *history, last = prompt.messages
-            messages = templates.render("draft", history=history, request=last.content)
+            messages = templates.asked(prompt.messages)
             call = Call(messages, sampling)
             yield (prompt, key(model.identity, call).hex()), [call]
 

@@ -6,7 +6,6 @@ finds no fault, or a call has no answer that can be used, that is the text as it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,22 +16,10 @@ from rlaif.constitution import Constitution, choose, phrase
 from rlaif.critique.shots import Shots
 from rlaif.engine.models import Model
 from rlaif.errors import ConfigError
-from rlaif.records import Answer, Call, Chain, Outcome, Step
+from rlaif.records import Call, Chain, Outcome, Step, read
 from rlaif.templates import Templates
 
-log = logging.getLogger(__name__)
-
 Task = Literal["critique", "revise"]
-
-
-def read(outcome: Outcome) -> tuple[str, str]:
-    """The text of an outcome, and why it cannot be used: a `Reason`, length or empty; else ""."""
-    if not isinstance(outcome, Answer):
-        log.debug("unanswered: %s", outcome.detail)
-        return "", str(outcome.reason)
-    if outcome.finish == "length":
-        return outcome.text, "length"
-    return outcome.text, "" if outcome.text.strip() else "empty"
 
 
 class Rounds:

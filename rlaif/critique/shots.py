@@ -7,13 +7,10 @@ everyone, so that the server's prefix cache holds them.
 
 from __future__ import annotations
 
-import heapq
-import json
 from collections.abc import Sequence
-from hashlib import blake2b
 
 from rlaif.config.run import CritiqueConfig
-from rlaif.constitution import Constitution, CritiqueExample, Wording, phrase
+from rlaif.constitution import Constitution, CritiqueExample, Wording, phrase, shown
 from rlaif.errors import ConfigError
 from rlaif.records import Message
 from rlaif.templates import Templates
@@ -31,7 +28,7 @@ class Shots:
         self._names: list[str] = []
         self._dialogues: dict[str, list[Dialogue]] = {"critique": [], "revise": []}
         for example in constitution.examples.critique if self._k else ():
-            name = _name(example)
+            name = example.name
             principle = constitution[example.principle]
             wordings: tuple[Wording, ...] = ("revise",) if config.direct else ("critique", "revise")
             if not all(principle.wordings(wording) for wording in wordings):
@@ -52,24 +49,14 @@ class Shots:
         shared = {"conversation": example.conversation, "response": example.response}
         if "critique" in told:
             question = {**shared, "principle": told["critique"]}
-            shown = templates.dialogue("critique", answer=example.critique, **question)
-            self._dialogues["critique"].append(shown)
+            dialogue = templates.dialogue("critique", answer=example.critique, **question)
+            self._dialogues["critique"].append(dialogue)
         question = {**shared, "principle": told["revise"]}
         question["critique"] = example.critique if "critique" in told else ""
-        shown = templates.dialogue("revise", answer=example.revision, **question)
-        self._dialogues["revise"].append(shown)
+        dialogue = templates.dialogue("revise", answer=example.revision, **question)
+        self._dialogues["revise"].append(dialogue)
 
     def of(self, task: str, item: str) -> list[Dialogue]:
         """The dialogues that an item sees before a question of this kind."""
-        lots = ((self._lot(item, name), n) for n, name in enumerate(self._names))
-        chosen = sorted(n for _, n in heapq.nsmallest(self._k, lots))
+        chosen = shown(self._names, seed=self._seed, item=item, k=self._k)
         return [self._dialogues[task][n] for n in chosen]
-
-    def _lot(self, item: str, name: str) -> bytes:
-        key = json.dumps(["shot", self._seed, item, name])
-        return blake2b(key.encode(), digest_size=8).digest()
-
-
-def _name(example: CritiqueExample) -> str:
-    """What an example is known by, however its texts are edited: its principle and question."""
-    return json.dumps([example.principle, *(turn.content for turn in example.conversation)])

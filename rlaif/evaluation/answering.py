@@ -10,7 +10,7 @@ from rlaif.completions.calls import key
 from rlaif.config.run import EvaluationConfig
 from rlaif.engine import Model
 from rlaif.jsonl import rows, writing
-from rlaif.records import Answer, Call, Message, Outcome, Prompt, Sampled
+from rlaif.records import Answer, Call, Outcome, Prompt, Sampled
 from rlaif.templates import Templates
 
 
@@ -33,7 +33,7 @@ def answer(
     sampling = config.sampling.sampling(seed=seed)
 
     def asked(prompt: Prompt) -> tuple[tuple[Prompt, list[Call]], list[Call]]:
-        messages = ask(templates, prompt)
+        messages = templates.asked(prompt.messages)
         calls = [Call(messages, sampling, sample=n) for n in range(config.samples)]
         return (prompt, calls), calls
 
@@ -42,12 +42,6 @@ def answer(
         for (prompt, calls), outcomes in model.each(units, f"answers of {name}"):
             for call, outcome in zip(calls, outcomes, strict=True):
                 write(_sampled(name, model, prompt, call, outcome))
-
-
-def ask(templates: Templates, prompt: Prompt) -> tuple[Message, ...]:
-    """A prompt as the models are asked it: earlier turns as they are, the last by `draft`."""
-    *history, last = prompt.messages
-    return templates.render("draft", history=history, request=last.content)
 
 
 def interleave(into: Path, models: Iterable[str]) -> Iterator[Sampled]:

@@ -134,12 +134,11 @@ def _why_not(name: str, weights: Mapping[str, str], answers: int) -> str:
 
 def _write_answers(folder: Path, samples: Path, name: str, templates: Templates, n: int) -> None:
     """`<name>.jsonl`: the first `n` answers of a model, each as (messages as asked, text)."""
-    from rlaif.evaluation.answering import ask
 
     own = (s for s in rows(samples, Sampled) if s.model == name and not s.unanswered)
     with writing(folder / f"{name}.jsonl") as write:
         for sampled in islice(own, n):
-            write((ask(templates, sampled.prompt), sampled.text))
+            write((templates.asked(sampled.prompt.messages), sampled.text))
 
 
 def _launch(folder: Path) -> None:

@@ -15,8 +15,7 @@ from typing import Protocol
 from rlaif.completions import key
 from rlaif.constitution import Constitution, Principle, Wording, choose
 from rlaif.engine import Model
-from rlaif.preferences.pairs import read
-from rlaif.records import Answer, Call, Outcome, Pair, Prompt, Sampling
+from rlaif.records import Answer, Call, Outcome, Pair, Prompt, Sampling, read
 
 LABEL = Sampling(temperature=0.0, max_tokens=1)
 NO_PRINCIPLE = "no_principle"

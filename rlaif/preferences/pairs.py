@@ -13,7 +13,7 @@ from rlaif.completions import key
 from rlaif.config.run import PreferencesConfig
 from rlaif.engine import Model
 from rlaif.jsonl import rows
-from rlaif.records import Answer, Call, Outcome, Pair, Prompt
+from rlaif.records import Call, Outcome, Pair, Prompt, read
 from rlaif.templates import Templates
 
 
@@ -53,8 +53,7 @@ def sample(
     sampling = config.sampling.sampling(seed=seed)
 
     def asked(prompt: Prompt) -> tuple[tuple[Prompt, list[Call]], list[Call]]:
-        *history, last = prompt.messages
-        messages = templates.render("draft", history=history, request=last.content)
+        messages = templates.asked(prompt.messages)
         calls = [Call(messages, sampling, sample=n) for n in range(config.candidates)]
         return (prompt, calls), calls
 
@@ -93,12 +92,3 @@ def _hash(*parts: str | int) -> bytes:
 
 def _drawn(identity: str, call: Call, outcome: Outcome) -> Drawn:
     return Drawn(*read(outcome), call=key(identity, call).hex())
-
-
-def read(outcome: Outcome) -> tuple[str, str]:
-    """The text of an outcome, and why it cannot be used: a `Reason`, length or empty; else ""."""
-    if not isinstance(outcome, Answer):
-        return "", outcome.reason.value
-    if outcome.finish == "length":
-        return outcome.text, "length"
-    return outcome.text, "" if outcome.text.strip() else "empty"

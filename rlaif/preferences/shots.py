@@ -7,13 +7,10 @@ place.
 
 from __future__ import annotations
 
-import heapq
-import json
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 
 from rlaif.config.run import PreferencesConfig
-from rlaif.constitution import Constitution, PreferExample
+from rlaif.constitution import Constitution, PreferExample, shown
 from rlaif.errors import ConfigError
 from rlaif.records import Message
 
@@ -30,11 +27,9 @@ class Shots:
         self._k, self._seed = config.examples, seed
         self._both: list[tuple[str, tuple[Sequence[Message], Sequence[Message]]]] = []
         for example in constitution.examples.prefer if self._k else ():
-            turns = [turn.content for turn in example.conversation]
-            name = json.dumps([example.principle, *turns])
-            straight, turned = (worked(example, flip, name) for flip in (False, True))
+            straight, turned = (worked(example, flip, example.name) for flip in (False, True))
             if straight and turned:
-                self._both.append((name, (straight, turned)))
+                self._both.append((example.name, (straight, turned)))
         if self._k and not self._both:
             raise ConfigError(
                 "the constitution has no worked preference that can be shown",
@@ -46,10 +41,6 @@ class Shots:
         """The dialogues that a prompt sees, in the order of the constitution."""
         if not self._both:
             return []
-        lots = ((self._lot(item, name), n) for n, (name, _) in enumerate(self._both))
-        chosen = sorted(n for _, n in heapq.nsmallest(self._k, lots))
+        names = [name for name, _ in self._both]
+        chosen = shown(names, seed=self._seed, item=item, k=self._k)
         return [self._both[n][1][place % 2] for place, n in enumerate(chosen)]
-
-    def _lot(self, item: str, name: str) -> bytes:
-        key = json.dumps(["shot", self._seed, item, name])
-        return blake2b(key.encode(), digest_size=8).digest()
