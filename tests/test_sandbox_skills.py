@@ -148,7 +148,7 @@ def test_the_recipe_resumes_to_the_same_weights(
 
     from rlaif.sandbox.training import Plan, Trainer
 
-    plan = Plan(steps=4, width=64, heads=2, hidden=96, layers=2, rows=2, length=256)
+    plan = Plan(legs=(4,), width=64, heads=2, hidden=96, layers=2, rows=2, length=256)
     whole = Trainer(plan, tmp_path / "whole")
     whole.train(every=100, compiled=False)
     stopped = Trainer(plan, tmp_path / "part")

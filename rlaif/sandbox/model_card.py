@@ -44,7 +44,7 @@ def _recipe(folder: Path) -> str:
         return ""
     recipe = json.loads(path.read_text())
     size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
-    command = f"--steps {recipe['steps']} --seed {recipe['seed']}"
+    command = f"--legs {' '.join(map(str, recipe['legs']))} --seed {recipe['seed']}"
     shape = f"width {recipe['width']}, {recipe['layers']} layers, {recipe['heads']} heads"
     rows = f"{recipe['step']} steps of {recipe['rows']} rows of {recipe['length']} tokens"
     return f"""\

@@ -4,7 +4,8 @@
     python -m rlaif.sandbox.training --work runs/seed --export  # writes the latest checkpoint as is
 
 The course: copying first (random words, in the revision's format), then all skills with easy
-comparisons that grow hard, and at the very end the judge's position bias. Batches are drawn from
+comparisons that grow hard, and at the very end the judge's position bias. A further leg starts the
+learning rate anew and goes over the last part of the course again. Batches are drawn from
 (seed, step), so a resumed run sees what an undisturbed one would.
 """
 
@@ -44,7 +45,7 @@ class Plan:
     """What is trained, and how. The defaults made the model that ships."""
 
     seed: int = 0
-    steps: int = 4200
+    legs: tuple[int, ...] = (4200, 7600)  # steps of each; the rate falls to zero at a leg's end
     rows: int = 6
     length: int = 384
     width: int = 192
@@ -57,27 +58,45 @@ class Plan:
     weight_decay: float = 0.05
     ema: float = 0.995
     prompt_weight: float = 0.3  # of a prompt's token in the loss, at first
-    read: float = 0.1  # share of the steps after which only answers are learned
-    eased: float = 0.25  # share of the steps after which comparisons are no longer made easy
-    biased: float = 0.05  # share of the steps, at the end, that teach the position bias
+    read: float = 0.1  # share of the first leg after which only answers are learned
+    eased: float = 0.25  # share of the first leg after which comparisons are no longer made easy
+    again: float = 0.6  # where in the course every further leg begins
+    biased: float = 0.05  # share of a leg, at its end, that teaches the position bias
     bias: float = 0.38  # how often a (B) is turned into an (A) there
+
+    @property
+    def steps(self) -> int:
+        """Of all legs together."""
+        return sum(self.legs)
+
+    def leg(self, step: int) -> tuple[int, int, int]:
+        """The leg that `step` belongs to, the step's place in it, and the leg's length."""
+        number = 0
+        while step >= self.legs[number] and number + 1 < len(self.legs):
+            step -= self.legs[number]
+            number += 1
+        return number, step, self.legs[number]
 
     def stage(self, step: int) -> dict[str, float | int | bool]:
         """What `batch` is to draw at this step."""
-        done = step / self.steps
+        number, place, length = self.leg(step)
+        done = place / length
+        if number:
+            done = self.again + (1.0 - self.again) * done
         return {
             "rows": self.rows,
             "length": self.length,
             "done": done,
             "ease": max(0.0, 1.0 - done / self.eased),
             "prompt_weight": self.prompt_weight * (1.0 - 2.0 * done) if done < self.read else 0.0,
-            "bias": self.bias if done >= 1.0 - self.biased else 0.0,
+            "bias": self.bias if place >= (1.0 - self.biased) * length else 0.0,
         }
 
     def rate_at(self, step: int) -> float:
         """The share of the learning rates: 100 steps up, level, then straight down to zero."""
-        left = (self.steps - step) / (self.steps * self.decay)
-        return min(1.0, (step + 1) / 100, left)
+        _, place, length = self.leg(step)
+        left = (length - place) / (length * self.decay)
+        return min(1.0, (place + 1) / 100, left)
 
 
 class Stream(IterableDataset[tuple[int, Batch]]):
@@ -305,7 +324,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=SEED_FOLDER, help="where the model folder is written"
     )
-    parser.add_argument("--steps", type=int, default=Plan.steps)
+    parser.add_argument(
+        "--legs", type=int, nargs="+", default=Plan.legs, help="steps of each leg of the course"
+    )
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -314,7 +335,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    trainer = Trainer(Plan(seed=args.seed, steps=args.steps), args.work)
+    trainer = Trainer(Plan(seed=args.seed, legs=tuple(args.legs)), args.work)
     if not args.export:
         trainer.train()
     if args.export or not trainer.stopping:
