@@ -8,7 +8,7 @@ import pytest
 
 from rlaif import shipped
 from rlaif.config import RunConfig, load
-from rlaif.config.run import DpoConfig, KtoConfig
+from rlaif.config.policy import DpoConfig, KtoConfig
 from rlaif.documents import DocumentError
 
 DEMO = Path(shipped.__file__).parent / "sandbox" / "demo.yaml"

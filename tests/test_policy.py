@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.config.run import DpoConfig, KtoConfig
+from rlaif.config.policy import DpoConfig, KtoConfig
 from rlaif.errors import ConfigError, DataError, TrainingFailed
 from rlaif.policy.options import LOSSES, SMOOTHED, check_dpo, check_kto
 from tests import tiny_training as tiny

@@ -333,7 +333,7 @@ def test_an_option_that_cannot_be_used_is_an_error(
 
 @pytest.mark.slow
 def test_two_processes_share_the_batch(model: Path, tmp_path: Path) -> None:
-    from rlaif.config.run import DpoConfig
+    from rlaif.config.policy import DpoConfig
     from rlaif.policy import policy
 
     pairs = tiny.pairs(tmp_path / "pairs")

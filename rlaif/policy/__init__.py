@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif import training
-from rlaif.config.run import DpoConfig, KtoConfig
+from rlaif.config.policy import DpoConfig, KtoConfig
 from rlaif.policy.options import check_dpo, check_kto
 
 

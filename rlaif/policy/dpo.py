@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rlaif import losses, training
-from rlaif.config.run import DpoConfig
+from rlaif.config.policy import DpoConfig
 from rlaif.policy.examples import labelled
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, Example, LeftOut, stored

@@ -10,7 +10,7 @@ from typing import Any
 from trl import KTOConfig, KTOTrainer
 
 from rlaif import training
-from rlaif.config.run import KtoConfig
+from rlaif.config.policy import KtoConfig
 from rlaif.policy.examples import labelled
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, Example, LeftOut, stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlaif.config.run import DpoConfig, KtoConfig
+from rlaif.config.policy import DpoConfig, KtoConfig
 from rlaif.documents import did_you_mean
 from rlaif.errors import ConfigError
 
