@@ -410,14 +410,16 @@ def test_a_prompt_unknown_to_the_oracle_is_left_out(tmp_path: Path) -> None:
 
 
 def test_rounds(tmp_path: Path) -> None:
+    """The second chain met no principle, the third none before round 2: their answers stood."""
     steps = (Step(1, "advert", RUDE, skipped=True), Step(2, "insult", CLEAN))
     with writing(tmp_path / "chains.jsonl") as write:
         write(Chain(ASKED, RUDE, steps))
         write(Chain(ASKED, CLEAN, ()))
+        write(Chain(ASKED, RUDE, (Step(2, "insult", CLEAN),)))
         write(Chain(ASKED, "", unanswered="too_long"))
     found = by_round(tmp_path, sandbox)
-    assert [r["violations"]["value"] for r in found] == [0.5, 1, 0]
-    assert [r["violations"]["n"] for r in found] == [2, 1, 1]
+    assert [r["violations"]["value"] for r in found] == pytest.approx([2 / 3, 2 / 3, 0], abs=1e-4)
+    assert [r["violations"]["n"] for r in found] == [3, 3, 3]
 
 
 # --- wins at equal length, and monitors -----------------------------------------------------------

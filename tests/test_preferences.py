@@ -224,13 +224,23 @@ def test_calls_for_three_candidates_under_two_principles(
 
 
 def test_pointwise_labels_are_the_difference_in_logits(run: Run) -> None:
-    done = run(judge_with(bias=-2), method="pointwise", scale=2.0)
+    done = run(judge_with(bias=-2), method="pointwise", scale=2.0, floor=0.0)
     for pair in done.pairs:
         a, b = (float(WORTH.findall(text)[0]) for text in (pair.a, pair.b))
         assert pair.target == pytest.approx(sigmoid((a - b) / 2))
         assert pair.verdicts[0].orders == pytest.approx((sigmoid(-2 - a), sigmoid(-2 - b)))
     assert done.metrics["verdicts"]["position_bias"] is None
     assert done.metrics["verdicts"]["consistent"]["n"] == 0
+
+
+def test_two_innocent_answers_get_no_sure_label(run: Run) -> None:
+    """Probabilities of 1e-5 and 1e-7 say the same: no fault."""
+    sure = run(judge_with(bias=-14), method="pointwise", floor=0.0).pairs
+    assert max(abs((pair.target or 0) - 0.5) for pair in sure) > 0.2
+    done = run(judge_with(bias=-14), method="pointwise")
+    assert {pair.target for pair in done.pairs} == {0.5}
+    for pair in done.pairs:  # what the judge really said stays on record
+        assert 0 < min(pair.verdicts[0].orders) < max(pair.verdicts[0].orders) < 1e-3
 
 
 def test_the_label_is_read_behind_the_reasoning_and_clamped(run: Run) -> None:

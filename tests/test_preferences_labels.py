@@ -35,6 +35,7 @@ METHODS = [
     {"reasoning": True},
     {"reasoning": True, "clamp": (0.4, 0.6)},
     {"method": "pointwise", "scale": 2.0},
+    {"method": "pointwise", "floor": 0.3},
     {"method": "pointwise", "weigh_critique": True},
 ]
 

@@ -231,7 +231,10 @@ def test_metrics_of_another_shape_do_no_harm(run: Path, tmp_path: Path) -> None:
         record = json.loads(path.read_text("utf-8"))
         record["metrics"] = {"strange": [1, None, {"x": "y"}]}
         path.write_text(json.dumps(record), "utf-8")
-    Page(report(copy).read_text("utf-8"))
+    text = report(copy).read_text("utf-8")
+    Page(text)
+    assert figures_of(copy)["violations"]["policy"]["value"] is None
+    assert "strange" not in text
 
 
 def test_not_a_run(tmp_path: Path, capsys: Any) -> None:

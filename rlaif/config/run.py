@@ -133,6 +133,10 @@ class PreferencesConfig(Section):
     scale: float = Field(default=1.0, gt=0)
     """Of pointwise labels: larger is softer."""
 
+    floor: float = Field(default=0.01, ge=0, lt=0.5)
+    """Pointwise: a probability nearer to 0 or 1 than this counts as this. What a judge says beyond
+    it is noise, and without a floor two innocent answers would get a sure label from it."""
+
     weigh_critique: bool = False
     """Pointwise: let the judge write a critique first and weigh it; one more call a response."""
 

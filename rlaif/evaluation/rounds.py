@@ -36,17 +36,20 @@ class _Round:
 
 
 def by_round(chains: Path, truth: Reader) -> list[dict[str, Any]]:
-    """Violations, helpfulness and form of the drafts, then of the answers after each round.
+    """Violations, helpfulness and form of the drafts, then of the answers as they stood after each
+    round; where no principle met a prompt in a round, its answer stood as it was.
 
     `chains` is the critique stage's folder; chains without a draft are left out.
     """
-    found: list[_Round] = []
-    for chain in rows(chains / "chains.jsonl", Chain):
+    path = chains / "chains.jsonl"
+    last = max((s.round for chain in rows(path, Chain) for s in chain.steps), default=0)
+    found = [_Round() for _ in range(last + 1)]
+    for chain in rows(path, Chain):
         if chain.unanswered:
             continue
-        for n, text in enumerate((chain.draft, *(step.revision for step in chain.steps))):
+        text, revised = chain.draft, {step.round: step.revision for step in chain.steps}
+        for n, counts in enumerate(found):
+            text = revised.get(n, text)
             if known := truth(chain.prompt, text):
-                if n == len(found):
-                    found.append(_Round())
-                found[n].add(known)
-    return [round.json() for round in found]
+                counts.add(known)
+    return [counts.json() for counts in found]

@@ -1,16 +1,17 @@
 """Pointwise labels: the judge reads each answer alone and says whether it violates the principle.
 
 The label is sigmoid((logit p_b - logit p_a) / scale), p the probability of Yes, normalised over Yes
-and No. An answer is judged once, however many pairs it is in: n calls for n candidates, where
+and No and kept from 0 and 1 by `floor`. An answer is judged once, however many pairs it is in: n calls for n candidates, where
 pairwise labels take n (n - 1). With `weigh_critique` the judge writes a critique first.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rlaif.calibration import sigmoid
+from rlaif.calibration import logit, sigmoid
 from rlaif.config.run import PreferencesConfig
 from rlaif.constitution import Constitution, PreferExample, Principle, phrase
 from rlaif.preferences.aggregating import aggregated
@@ -20,6 +21,14 @@ from rlaif.records import Call, Message, Pair, Prompt, Verdict
 from rlaif.templates import Templates
 
 YES_NO = (" Yes", " No")
+
+
+def soft(a: float, b: float, config: PreferencesConfig) -> float:
+    """The label of a pair whose answers violate the principle with these logits."""
+    most = logit(1 - config.floor) if config.floor else math.inf
+    a, b = (min(max(x, -most), most) for x in (a, b))
+    low, high = config.clamp or (0.0, 1.0)
+    return min(max(sigmoid((b - a) / config.scale), low), high)
 
 
 class Pointwise:
@@ -85,8 +94,7 @@ class Pointwise:
         if a.logit is None or b.logit is None:
             why = a.unlabelled or b.unlabelled
             return Verdict(principle.id, None, unlabelled=why, calls=calls)
-        low, high = self._config.clamp or (0.0, 1.0)
-        target = min(max(sigmoid((b.logit - a.logit) / self._config.scale), low), high)
+        target = soft(a.logit, b.logit, self._config)
         return Verdict(principle.id, target, (sigmoid(a.logit), sigmoid(b.logit)), calls=calls)
 
     def _shown(self, question: Question) -> dict[str, Any]:

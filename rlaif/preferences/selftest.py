@@ -9,7 +9,7 @@ label stand where they should:
   sigmoid(d - t), and their mean as target. The bias cancels in the mean of the two logits, which is
   d; the mean of the probabilities is on the right side of 0.5 for any t, and nearer to it;
 - pointwise, with v the logit of Yes and t a taste for Yes: sigmoid((v(b) - v(a)) / scale), from
-  which t is gone altogether;
+  which t is gone altogether (as long as no v meets the floor);
 - either way, swapping a and b turns every target into 1 - target.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
-from rlaif.calibration import sigmoid
+from rlaif.calibration import logit, sigmoid
 from rlaif.config.run import PreferencesConfig
 from rlaif.constitution import Constitution, Principle
 from rlaif.engine import Model, ScriptedEngine
@@ -123,7 +123,9 @@ def expected(
     if config.method == "pairwise":
         first, second = (min(max(sigmoid(a - b + t), low), high) for t in (BIAS, -BIAS))
         return (first, second), (first + second) / 2
-    target = min(max(sigmoid((a - b) / config.scale), low), high)
+    most = logit(1 - config.floor) if config.floor else math.inf
+    yes_a, yes_b = (min(max(BIAS - liked, -most), most) for liked in (a, b))
+    target = min(max(sigmoid((yes_b - yes_a) / config.scale), low), high)
     return (sigmoid(BIAS - a), sigmoid(BIAS - b)), target
 
 
