@@ -244,6 +244,9 @@ def test_identity_is_the_content(tiny_model: Path, tmp_path: Path):
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     one, two = (identity(EngineConfig(model=str(path))) for path in (tiny_model, copy))
     assert one == two
+    (copy / "README.md").write_text("no answer depends on this,")
+    (copy / "recipe.json").write_text('{"nor": "on this"}')
+    assert identity(EngineConfig(model=str(copy))) == one
     (copy / "chat_template.jinja").write_text("{{ messages }}")
     assert identity(EngineConfig(model=str(copy))) != one
     hub = EngineConfig(model="org/name", revision="abc", dtype="bfloat16")

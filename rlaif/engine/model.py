@@ -12,7 +12,8 @@ from rlaif.config.engine import EngineConfig
 from rlaif.errors import ConfigError
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_IGNORED = (*_PICKLES, ".md", ".txt.lock", ".gitattributes")
+_NOTES = (".md", ".txt.lock", ".gitattributes", "recipe.json", "trainer_state.json")
+_IGNORED = (*_PICKLES, *_NOTES)  # what no answer depends on
 
 
 def local_folder(model: str) -> Path | None:
