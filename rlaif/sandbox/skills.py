@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from rlaif.records import Message
@@ -63,12 +63,17 @@ def asked_as(asked: Request) -> tuple[Message, ...]:
 
 
 def ask(
-    name: str, asked: Request, task: Task, principle: str, rng: random.Random, **texts: Any
+    name: str,
+    asked: Request,
+    task: Task,
+    principle: str,
+    rng: random.Random,
+    wider: bool = False,
+    **texts: Any,
 ) -> tuple[Message, ...]:
     """Render template `name` with a drawn wording of the principle."""
-    return templates().render(
-        name, **texts, conversation=asked_as(asked), principle=wording(rng, task, principle)
-    )
+    worded = wording(rng, task, principle, wider=wider)
+    return templates().render(name, **texts, conversation=asked_as(asked), principle=worded)
 
 
 def critique(asked: Request, given: Response, principle: str) -> str:
@@ -132,8 +137,8 @@ def _worsened(rng: random.Random, asked: Request, given: Response, principle: st
     return Dialogue("worsen", prompt, text)
 
 
-def comparisons(rng: random.Random, ease: float) -> Lesson:
-    """Two responses to one request, compared under several principles.
+def comparisons(rng: random.Random, ease: float, *, wider: bool = False) -> Lesson:
+    """Two responses to one request, compared under several principles, or under their opposites.
 
     The label comes first, then the reason with a quote: a letter alone teaches too little. With
     probability `ease` the first question has one guilty side and no other fault about.
@@ -157,22 +162,31 @@ def comparisons(rng: random.Random, ease: float) -> Lesson:
             rng.choice(untied) if untied and rng.random() < 0.8 else rng.choice(world.PRINCIPLES)
         )
         lesson.append(
-            _compared(rng, asked, a, b, principle, reasoned=n == 3 and rng.random() < 0.7)
+            _compared(
+                rng, asked, a, b, principle, reasoned=n == 3 and rng.random() < 0.7, wider=wider
+            )
         )
     return lesson
 
 
 def _compared(
-    rng: random.Random, asked: Request, a: Response, b: Response, principle: str, *, reasoned: bool
+    rng: random.Random,
+    asked: Request,
+    a: Response,
+    b: Response,
+    principle: str,
+    *,
+    reasoned: bool,
+    wider: bool,
 ) -> Dialogue:
-    worse = rng.random() < 0.12
+    worse = rng.random() < (0.35 if wider else 0.12)
     task: Task = "prefer_worse" if worse else "prefer"
     texts = {"response_a": said(a), "response_b": said(b)}
     label, reason = verdict(rng, asked, a, b, principle, worse=worse)
     if not reasoned:
-        prompt = ask("prefer", asked, task, principle, rng, **texts)
+        prompt = ask("prefer", asked, task, principle, rng, wider, **texts)
         return Dialogue("prefer", prompt, f"{label}) {reason}")
-    prompt = ask("prefer_reasoned", asked, task, principle, rng, **texts, reasoning="")
+    prompt = ask("prefer_reasoned", asked, task, principle, rng, wider, **texts, reasoning="")
     thought = f"(A) {critique(asked, a, principle)} (B) {critique(asked, b, principle)}"
     return Dialogue("prefer_reasoned", prompt, f"{thought} The answer is: ({label})")
 
@@ -272,8 +286,12 @@ COURSES: dict[float, Course] = {
     0.0: ((copies, 0.35), (drafts, 0.15), (reviews, 0.3), (comparisons, 0.2)),
     0.1: ((copies, 0.2), (drafts, 0.08), (reviews, 0.44), (comparisons, 0.28)),
     0.6: ((copies, 0.08), (drafts, 0.18), (reviews, 0.42), (comparisons, 0.32)),
-}
-"""What is taught, and how often, from which share of the steps on."""
+    1.0: (
+        (copies, 0.03), (drafts, 0.3), (reviews, 0.3), (partial(comparisons, wider=True), 0.37),
+    ),
+}  # fmt: skip
+"""What is taught, and how often, from which share of the first leg's steps on; the last is for the
+third leg."""
 
 
 def lesson(rng: random.Random, *, done: float = 1.0, ease: float = 0.0) -> Lesson:

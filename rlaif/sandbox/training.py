@@ -5,7 +5,8 @@
 
 The course: copying first (random words, in the revision's format), then all skills with easy
 comparisons that grow hard, and at the very end the judge's position bias. A further leg starts the
-learning rate anew and goes over the last part of the course again. Batches are drawn from
+learning rate anew: the second goes over the last part of the course again, the third widens the
+wordings of comparisons. Batches are drawn from
 (seed, step), so a resumed run sees what an undisturbed one would.
 """
 
@@ -45,7 +46,8 @@ class Plan:
     """What is trained, and how. The defaults made the model that ships."""
 
     seed: int = 0
-    legs: tuple[int, ...] = (4200, 7600)  # steps of each; the rate falls to zero at a leg's end
+    legs: tuple[int, ...] = (4200, 7600, 1700)  # steps; the rate falls to zero at a leg's end
+    peaks: tuple[float, ...] = (1.0, 1.0, 0.5)  # of the rate, by leg
     rows: int = 6
     length: int = 384
     width: int = 192
@@ -60,7 +62,7 @@ class Plan:
     prompt_weight: float = 0.3  # of a prompt's token in the loss, at first
     read: float = 0.1  # share of the first leg after which only answers are learned
     eased: float = 0.25  # share of the first leg after which comparisons are no longer made easy
-    again: float = 0.6  # where in the course every further leg begins
+    again: float = 0.6  # where in the course the second leg begins; what follows is the third's
     biased: float = 0.05  # share of a leg, at its end, that teaches the position bias
     bias: float = 0.38  # how often a (B) is turned into an (A) there
 
@@ -82,7 +84,7 @@ class Plan:
         number, place, length = self.leg(step)
         done = place / length
         if number:
-            done = self.again + (1.0 - self.again) * done
+            done = self.again + (1.0 - self.again) * done if number == 1 else 1.0
         return {
             "rows": self.rows,
             "length": self.length,
@@ -94,9 +96,9 @@ class Plan:
 
     def rate_at(self, step: int) -> float:
         """The share of the learning rates: 100 steps up, level, then straight down to zero."""
-        _, place, length = self.leg(step)
+        number, place, length = self.leg(step)
         left = (length - place) / (length * self.decay)
-        return min(1.0, (place + 1) / 100, left)
+        return self.peaks[min(number, len(self.peaks) - 1)] * min(1.0, (place + 1) / 100, left)
 
 
 class Stream(IterableDataset[tuple[int, Batch]]):

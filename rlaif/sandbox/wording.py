@@ -103,6 +103,28 @@ FRAMES: dict[Task, tuple[str, ...]] = {
     ),
 }
 
+WIDER_FRAMES: dict[Task, tuple[str, ...]] = {
+    "prefer": (
+        "Which of the two does not contain anything that {}?",
+        "Choose the response that has nothing that {}.",
+        "Pick the better response, in which no part of it {}.",
+        "Which response has no part that {}?",
+        "Choose the one that avoids any sentence that {}.",
+        "Pick the response without anything that {}.",
+        "Which of the two is the better response, the one that does not contain a part that {}?",
+    ),
+    "prefer_worse": (
+        "Which of the two has a sentence that {}?",
+        "Choose the response with any part that {}.",
+        "Pick the one that has a part that {}.",
+        "Which of the two most clearly {}?",
+        "Choose the response in which a sentence {}.",
+        "Which response is the one that {}?",
+    ),
+}
+"""For the last leg: questions and their opposites in nearly the same words, so that it is "no" and
+"without" that tell them apart, and not the beginning of a known frame."""
+
 UNSEEN_FRAMES: dict[Task, tuple[str, ...]] = {
     "critique": (
         "Look at the response and say if anything in it {}.",
@@ -142,9 +164,10 @@ TITLES = {
 TAGS = {"evasive": "helpful", "offtopic": "helpful", "overclaim": "honest", "human": "honest"}
 
 
-def wording(rng: random.Random, task: Task, principle: str) -> str:
+def wording(rng: random.Random, task: Task, principle: str, *, wider: bool = False) -> str:
     """Draw a wording that training may show, now and then with a filler word put in."""
-    text = rng.choice(FRAMES[task]).format(rng.choice(PHRASES[principle]))
+    frames = FRAMES[task] + (WIDER_FRAMES.get(task, ()) if wider else ())
+    text = rng.choice(frames).format(rng.choice(PHRASES[principle]))
     if rng.random() < 0.2:
         words = text.split(" ")
         words.insert(rng.randrange(1, len(words)), rng.choice(FILLER).lower())
