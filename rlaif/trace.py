@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,9 +23,11 @@ from rlaif.jsonl import rows
 from rlaif.records import Chain, Pair, Prompt, Sampled, Win
 
 if TYPE_CHECKING:
+    from rlaif.audit.overlay import Overlaid
     from rlaif.completions import Store
 
 T = TypeVar("T")
+PAIRS = "pairs.jsonl"
 NEAR = 5  # ids that are offered where none matches
 
 
@@ -45,13 +47,17 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that a run holds of one prompt; of a pair's id, that pair alone."""
+    """All that a run holds of one prompt; of a pair's id, that pair alone.
+
+    `labelled` names the stage that made each pair: preferences, or that of a later round.
+    """
 
     item: str
     prompt: Prompt
     split: str
     chain: Chain | None
     pairs: tuple[Pair, ...]
+    labelled: tuple[str, ...]
     samples: tuple[Sampled, ...]
     wins: tuple[Win, ...]
     used: dict[str, str]
@@ -71,27 +77,24 @@ def trace(run: Path, item: str, store: Store | None = None) -> Trace:
     """
     config = _config(run)
     kind, id = _named(run, item)
-    pairs = list(_with(run / "preferences" / "pairs.jsonl", Pair, id))
-    if kind == "pair":
-        pairs = [pair for pair in pairs if pair.id == id]
-        prompt_id = pairs[0].prompt.id
-    else:
-        prompt_id = id
-        pairs = [pair for pair in pairs if pair.prompt.id == id]
-    found = _with(run / "critique" / "chains.jsonl", Chain, prompt_id)
-    chain = next((chain for chain in found if chain.prompt.id == prompt_id), None)
+    found = [(stage.name, p) for stage in _labels(run) for p in _with(stage / PAIRS, Pair, id)]
+    pairs = [(stage, p) for stage, p in found if id == (p.id if kind == "pair" else p.prompt.id)]
+    prompt_id = pairs[0][1].prompt.id if kind == "pair" else id
+    chains = _with(run / "critique" / "chains.jsonl", Chain, prompt_id)
+    chain = next((chain for chain in chains if chain.prompt.id == prompt_id), None)
     samples = _with(run / "evaluation" / "samples.jsonl", Sampled, prompt_id)
     mine = tuple(s for s in samples if s.prompt.id == prompt_id) if kind == "prompt" else ()
     won = _with(run / "evaluation" / "wins.jsonl", Win, prompt_id)
     wins = tuple(w for w in won if w.prompt == prompt_id) if kind == "prompt" else ()
     prompt, split = _prompt(run, prompt_id)
-    made = (chain, *pairs, *mine, *wins)
+    made = (chain, *(pair for _, pair in pairs), *mine, *wins)
     return Trace(
         item=id,
         prompt=prompt,
         split=split,
         chain=chain,
-        pairs=tuple(pairs),
+        pairs=tuple(pair for _, pair in pairs),
+        labelled=tuple(stage for stage, _ in pairs),
         samples=mine,
         wins=wins,
         used=_used(run, config, chain, pairs, split),
@@ -142,8 +145,18 @@ def _ids(run: Path) -> Iterator[tuple[str, str]]:
     for split in ("train", "heldout"):
         if (path := run / "prompts" / f"{split}.jsonl").is_file():
             yield from (("prompt", row.id) for row in rows(path, _Id))
-    if (path := run / "preferences" / "pairs.jsonl").is_file():
-        yield from (("pair", row.id) for row in rows(path, _Id))
+    for stage in _labels(run):
+        yield from (("pair", row.id) for row in rows(stage / PAIRS, _Id))
+
+
+def _labels(run: Path) -> list[Path]:
+    """The folders with labels, that of each round in its turn."""
+    found = [path.parent for path in run.glob(f"preferences*/{PAIRS}")]
+    return sorted(found, key=lambda folder: _round(folder.name))
+
+
+def _round(stage: str) -> int:
+    return int(stage.partition("-")[2] or 1)
 
 
 def _with(path: Path, type: type[T], id: str) -> Iterator[T]:
@@ -220,7 +233,7 @@ def _sent(key: str, store: Store | None) -> Sent:
 
 
 def _used(
-    run: Path, config: RunConfig, chain: Chain | None, pairs: list[Pair], split: str
+    run: Path, config: RunConfig, chain: Chain | None, pairs: list[tuple[str, Pair]], split: str
 ) -> dict[str, str]:
     """For each training stage, what it made of the item by the rules of the config."""
     if split == "heldout":
@@ -228,10 +241,34 @@ def _used(
     used = {}
     if chain:
         used["finetune"] = _finetuned(run, config, chain.prompt.id)
-    for pair in pairs:
-        used[f"reward {pair.id}"] = _rewarded(config, pair)
-        used[f"policy {pair.id}"] = _policed(config, pair)
+    for stage, pair in pairs:
+        if stage == "preferences":
+            if row := _overridden(run, pair.id):
+                used[f"audit {pair.id}"] = _audited(row)
+                pair = replace(pair, target=row.target, unlabelled="")
+            used[f"reward {pair.id}"] = _rewarded(config, pair)
+        used[f"{_trained(config, stage)} {pair.id}"] = _policed(config, pair)
     return used
+
+
+def _overridden(run: Path, pair: str) -> Overlaid | None:
+    """What people said of a pair's label, where training was told."""
+    from rlaif.audit.overlay import APPLIED, Overlaid
+
+    rows = _with(run / "audit" / APPLIED, Overlaid, pair)
+    return next((row for row in rows if row.pair == pair), None)
+
+
+def _audited(row: Overlaid) -> str:
+    was = "unlabelled" if row.was is None else f"{row.was:.3f}"
+    who = {"ruling": "a lead ruled", "agreed": f"{row.people} people agree"}
+    return f"overridden: {was} became {row.target:.3f}, for {who.get(row.why, 'a person said so')}"
+
+
+def _trained(config: RunConfig, labels: str) -> str:
+    """The stage that trains the policy on these labels."""
+    policy, round = config.policy, _round(labels)
+    return f"policy-{round}" if policy.kind == "online" and round < policy.rounds else "policy"
 
 
 def _finetuned(run: Path, config: RunConfig, id: str) -> str:
@@ -258,11 +295,14 @@ def _rewarded(config: RunConfig, pair: Pair) -> str:
 
 
 def _policed(config: RunConfig, pair: Pair) -> str:
+    policy = config.policy.dpo if config.policy.kind == "online" else config.policy
+    if policy.kind != "dpo" and policy.kind != "kto":
+        return f"not used: {policy.kind} learns from the rewards of its own answers"
     if pair.target is None:
         return f"not used: unlabelled ({pair.unlabelled})"
-    if abs(pair.target - 0.5) < config.policy.min_margin:
-        return f"not used: the label is nearer to 0.5 than {config.policy.min_margin}"
-    hard = config.policy.kind == "kto" or config.policy.labels == "hard"
+    if abs(pair.target - 0.5) < policy.min_margin:
+        return f"not used: the label is nearer to 0.5 than {policy.min_margin}"
+    hard = policy.kind == "kto" or policy.labels == "hard"
     if hard and pair.target == 0.5:
         return "not used: a tie has no harder side"
     return "trained on, unless too long"

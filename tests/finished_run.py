@@ -58,10 +58,11 @@ def requests(path: Path, *, train: int, heldout: int) -> Path:
 def player(name: str, rate: float = 1.0, *, bias: float = 0.8, preaches: float = 0.0) -> Model:
     """A scripted model; `rate` scales its faults, `bias` (in logits) its liking for A,
     `preaches` is how often it adds a catchphrase."""
-    return Model.of(_engine(name, rate, bias, preaches))
+    return Model.of(engine(name, rate, bias, preaches))
 
 
-def _engine(name: str, rate: float, bias: float, preaches: float) -> ScriptedEngine:
+def engine(name: str, rate: float, bias: float = 0.8, preaches: float = 0.0) -> ScriptedEngine:
+    """What such a model says."""
     meant = {
         text: p.id for p in law().principles for w in (p.critique, p.revise, p.prefer) for text in w
     }
@@ -129,8 +130,7 @@ def _stages(run: Run, told: RunConfig, store: Store) -> None:
     from rlaif.prompts import prompts
 
     def model(name: str, rate: float = 1.0, **how: Any) -> Model:
-        engine = _engine(name, rate, how.get("bias", 0.8), how.get("preaches", 0.0))
-        return Model.of(engine, store)
+        return Model.of(engine(name, rate, **how), store)
 
     def stage(name: str, section: Any, work: Callable[[Path], Any], **inputs: Any) -> Path:
         return run.stage(name, section, work, **inputs)

@@ -35,6 +35,25 @@ def model(folder: Path, *, dtype: str = "float16") -> Path:
     return folder
 
 
+def reward_model(language_model: Path, folder: Path) -> Path:
+    """A reward model made from it, with a random head."""
+    import torch
+
+    from rlaif.training import models
+
+    made, tokenizer = (
+        models.load_model(language_model, reward=True),
+        models.load_tokenizer(language_model),
+    )
+    noise = torch.Generator().manual_seed(0)
+    head = made.get_parameter(models.HEAD)
+    head.data = torch.randn(head.shape, generator=noise)
+    made.config.pad_token_id = tokenizer.pad_token_id
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def text(key: object) -> str:
     """Some words, the same for the same key."""
     rng = random.Random(str(key))

@@ -8,18 +8,22 @@ import click
 
 
 @click.command()
+@click.option("--ppo", is_flag=True, help="Train the policy by PPO in place of DPO.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the config.")
 @click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage anew.")
 @click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report's figures as JSON.")
-def demo(changes: tuple[str, ...], fresh: tuple[str, ...], runs: Path, as_json: bool) -> None:
+def demo(
+    ppo: bool, changes: tuple[str, ...], fresh: tuple[str, ...], runs: Path, as_json: bool
+) -> None:
     """Rebuild the embedded model under the constitution of its world, and report what came of it.
 
-    This is `rlaif run` with the config that ships as rlaif/sandbox/demo.yaml.
+    This is `rlaif run` with the config that ships as rlaif/sandbox/demo.yaml (demo_ppo.yaml).
     """
     from rlaif.cli.report import show
     from rlaif.cli.run import rebuild
     from rlaif.shipped import SEED_MODEL
 
-    page = rebuild(SEED_MODEL.with_name("demo.yaml"), changes, fresh, runs)
+    config = SEED_MODEL.with_name("demo_ppo.yaml" if ppo else "demo.yaml")
+    page = rebuild(config, changes, fresh, runs)
     show(page.parents[1], as_json=as_json)

@@ -57,8 +57,8 @@ def _shown(found: Trace, calls: dict[str, Sent]) -> Iterator[str]:
         yield from _text(f"{message.role}: {message.content}", 1)
     if found.chain:
         yield from _chain(found.chain, calls)
-    for pair in found.pairs:
-        yield from _pair(pair, calls)
+    for stage, pair in zip(found.labelled, found.pairs, strict=True):
+        yield from _pair(pair, stage, calls)
     for sampled in found.samples:
         yield from _sample(sampled, calls)
     for win in found.wins:
@@ -90,10 +90,11 @@ def _chain(chain: Chain, calls: dict[str, Sent]) -> Iterator[str]:
         before = step.revision
 
 
-def _pair(pair: Pair, calls: dict[str, Sent]) -> Iterator[str]:
+def _pair(pair: Pair, stage: str, calls: dict[str, Sent]) -> Iterator[str]:
     label = f"unlabelled ({pair.unlabelled})" if pair.target is None else f"{pair.target:.3f}"
     spread = "" if pair.spread is None else f", spread {pair.spread:.3f}"
-    yield f"\npair {pair.id}: P(a is preferred) {label}{spread}"
+    round = "" if stage == "preferences" else f" of {stage}"
+    yield f"\npair {pair.id}{round}: P(a is preferred) {label}{spread}"
     yield from _text(f"a: {pair.a}", 1)
     yield from _text(f"b: {pair.b}", 1)
     yield from _sent(pair.calls, calls)

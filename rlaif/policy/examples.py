@@ -1,11 +1,14 @@
-"""Which pairs a policy is trained on."""
+"""Which pairs a policy is trained on, and which prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlaif.jsonl import rows
+from rlaif.records import Prompt
 from rlaif.training.examples import Encoder, LeftOut
 from rlaif.training.pairs import encoded
 
@@ -26,3 +29,30 @@ def labelled(
             yield LeftOut("tie")
         else:
             yield row
+
+
+def questions(
+    prompts: Path, encode: Encoder, *, answer: int, limit: int | None, split: str = "train"
+) -> Iterator[dict[str, Any] | LeftOut]:
+    """The prompts of the prompts stage, as they are asked in training; or the `heldout` ones.
+
+    `record` is the `Prompt` as JSON, `prompt` its turns, `prompt_ids` their tokens up to where the
+    model begins to answer. Left out: what has no room for `answer` tokens within the encoder's
+    `max_length`.
+    """
+    import msgspec
+    from jinja2 import TemplateError
+
+    render = encode.tokenizer.apply_chat_template
+    for row in islice(rows(prompts / f"{split}.jsonl", Prompt), limit):
+        turns = [{"role": m.role, "content": m.content} for m in row.messages]
+        try:
+            ids = render(turns, add_generation_prompt=True, return_dict=False)
+        except TemplateError:
+            yield LeftOut("refused_by_chat_template")
+            continue
+        if len(ids) + answer > encode.max_length:
+            yield LeftOut("too_long")
+        else:
+            record = msgspec.json.encode(row).decode()
+            yield {"record": record, "prompt": turns, "prompt_ids": ids}

@@ -66,6 +66,12 @@ class Finished:
         """The run's config, resolved."""
         return self.record.get("config", {})
 
+    def optional(self, stage: str) -> dict[str, Any] | None:
+        """The metrics of a stage that not every run has; None where this one has not."""
+        folder = self.folder / stage
+        there = (folder / "stage.json").is_file()
+        return stage_record(folder)["metrics"] if there else None
+
     def metrics(self, stage: str) -> dict[str, Any]:
         """The metrics of a stage; empty where it is not finished."""
         return self.stages.get(stage, {}).get("metrics", {})
@@ -88,11 +94,25 @@ def figures(run: Finished) -> dict[str, Any]:
     }
     found |= {key: evaluated[key] for key in _EVALUATED if key in evaluated}
     return found | {
+        "stopped": run.metrics("policy").get("stopped"),
         "labels": _labels(run),
+        "audit": _audit(run),
         "reward": _reward(run),
         "calls": _calls(run),
         "seconds": _seconds(run),
     }
+
+
+def _audit(run: Finished) -> dict[str, Any]:
+    """What people's audit of the labels proved, and what their verdicts changed in the training."""
+    from rlaif.audit import where
+
+    gate, place = None, where(run.folder)
+    if not isinstance(place, Path) or place.is_file():
+        from rlaif.audit.told import told
+
+        gate = told(run.folder)
+    return {"gate": gate, "overlay": run.optional("audit")}
 
 
 def _labels(run: Finished) -> dict[str, Any]:

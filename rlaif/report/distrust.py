@@ -36,6 +36,7 @@ def doubts(figures: Mapping[str, Any], record: Mapping[str, Any]) -> list[Doubt]
         *_side_effects(figures),
         *_gaming(figures),
         *_labels(figures.get("labels", {})),
+        *_audit((figures.get("audit") or {}).get("gate") or {}),
         *_reward(figures.get("reward", {})),
         *_lost(figures),
         *_code(record),
@@ -57,6 +58,14 @@ def _evidence(figures: Mapping[str, Any]) -> Iterator[Doubt]:
             f"Only {n} held-out prompts.", "Look at the intervals before you compare two figures."
         )
     trained = "policy" if "policy" in violations else "finetuned"
+    if stopped := figures.get("stopped"):
+        yield Doubt(
+            f"The tripwire “{stopped['wire']}” stopped the policy's training: {stopped['why']}.",
+            "There was no probe to go back to."
+            if stopped["back_to"] is None
+            else f"The policy is that of its best probe, after batch {stopped['back_to']}.",
+            serious=True,
+        )
     width = _width(violations.get(trained))
     if width is not None and width > WIDE:
         yield Doubt(
@@ -161,6 +170,15 @@ def _gaming(figures: Mapping[str, Any]) -> Iterator[Doubt]:
         yield Doubt(
             f"The policy refuses more often ({_points(refusals['value'])}).",
             "Right for harmful requests, a loss for the others.",
+        )
+
+
+def _audit(gate: Mapping[str, Any]) -> Iterator[Doubt]:
+    if gate and gate["state"] != "pass":
+        yield Doubt(
+            f"The audit of the labels did not pass: {gate['sentence']}.",
+            "What is trained on them learns what people contradict.",
+            serious=gate["state"] in ("fail", "overridden"),
         )
 
 

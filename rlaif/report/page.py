@@ -10,7 +10,7 @@ import jinja2
 
 from rlaif.constitution import Constitution, load
 from rlaif.errors import ConfigError
-from rlaif.report import examples, plots
+from rlaif.report import curves, examples, plots
 from rlaif.report.data import MODELS, Finished
 
 TRAININGS = ("finetune", "reward", "policy")
@@ -44,6 +44,7 @@ def page(run: Finished, figures: Mapping[str, Any]) -> str:
         calibration=_calibration(figures),
         rounds=_rounds(figures),
         losses=_losses(run),
+        curves=curves.panel(run),
         compared=_compared(run, models),
         revised=_revised(run),
         digests=_digests(run),

@@ -1,0 +1,181 @@
+"""What GRPO and RLOO share: prompts in, TRL's trainer on our rewards, figures out.
+
+TRL draws the answers: by `generate` of transformers, or by vLLM with `trl: {use_vllm: true}` where
+TRL knows the vLLM that is installed (1.16 knows 0.22 to 0.31, on GPUs; docs/policy.md). An answer
+without a reward counts neither in its group's mean nor in its advantages, which TRL sets to 0 for
+it: of the loss it has but GRPO's divergence term.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlaif import training
+from rlaif.config.policy import GrpoConfig, RlooConfig
+from rlaif.policy.examples import questions
+from rlaif.policy.rewards import Rewards, opened
+from rlaif.records import Prompt
+from rlaif.training import fitting, models
+from rlaif.training.examples import Encoder, stored
+
+NORMALISER, PLAIN = "rewards.json", "plain_reward"
+Score = Callable[..., list[float | None]]
+
+
+def fit(into: Path, config: GrpoConfig | RlooConfig, trainer: Any, arguments: Any) -> None:
+    """Train and save with TRL's `trainer` and its `arguments`; `into/job.json` says what."""
+    began, asked = time.monotonic(), training.job(into)
+    start, seed = models.source(asked["model"]), asked["seed"]
+    encode, room = Encoder(start, config.max_length), config.max_tokens
+    prompts = Path(asked["prompts"])
+    dataset, left_out = stored(
+        into, "prompts", lambda: questions(prompts, encode, answer=room, limit=config.limit)
+    )
+    folders = {name: Path(folder) for name, folder in asked["reward_models"].items()}
+    with opened(config.rewards, reward_models=folders, judge=asked["judge"], seed=seed) as rewards:
+        steady: Any = type(f"Steady{trainer.__name__}", (_Steady, trainer), {})
+        made = steady(
+            model=models.load_model(start, frozen=config.lora is not None),
+            reward_funcs=scoring(rewards),
+            args=fitting.arguments(arguments, into, config, seed, **_options(config)),
+            train_dataset=dataset,
+            processing_class=encode.tokenizer,
+            peft_config=models.adapters(config.lora),
+            callbacks=[_Normaliser(rewards)],
+        )
+        fitted = fitting.fit(made, into)
+        models.save(made, start, into / "model", lora=config.lora)
+        metrics = {"examples": len(dataset), "left_out": left_out, "steps": fitted.steps}
+        metrics |= _figures(fitted) | {"rewards": rewards.metrics()}
+    training.finish(into, metrics | {"seconds": round(time.monotonic() - began, 1)})
+
+
+def _options(config: GrpoConfig | RlooConfig) -> dict[str, Any]:
+    return {
+        "beta": config.beta,
+        "num_generations": config.samples,
+        "max_completion_length": config.max_tokens,
+        "temperature": config.temperature,
+    }
+
+
+def scoring(rewards: Rewards) -> Score:
+    """The rewards as a reward function of TRL, on rows of `questions`.
+
+    The means before normalisation are logged as `reward/<source>`, their weighted sum as PLAIN.
+    """
+    import msgspec
+
+    decode = msgspec.json.Decoder(Prompt).decode
+
+    def score(
+        *, completions: list[Any], completion_ids: list[list[int]], record: list[str],
+        prompt_ids: list[list[int]], log_metric: Callable[[str, float], None], **_: Any,
+    ) -> list[float | None]:  # fmt: skip
+        answers = [turns[0]["content"] for turns in completions]
+        ids = [[*p, *c] for p, c in zip(prompt_ids, completion_ids, strict=True)]
+        values = rewards.score(
+            list(map(decode, record)), answers, ids, list(map(len, completion_ids))
+        )
+        means = {f"reward/{name}": mean for name, mean in rewards.batch.items()}
+        for name, mean in {**means, PLAIN: rewards.plain}.items():
+            if not math.isnan(mean):
+                log_metric(name, mean)
+        return [None if math.isnan(value) else value for value in values]
+
+    return score
+
+
+@contextmanager
+def trl_imported(config: GrpoConfig | RlooConfig) -> Iterator[None]:
+    """Inside, TRL's trainers are imported without vLLM unless it is to draw the answers: where vLLM
+    is installed, TRL imports it at once, which takes up to half a minute."""
+    from trl import import_utils
+
+    found = import_utils.is_vllm_available
+    if not config.trl.get("use_vllm"):
+        import_utils.is_vllm_available = lambda min_version=None: False
+    try:
+        yield
+    finally:
+        import_utils.is_vllm_available = found
+
+
+class _Steady:
+    """What TRL's trainers want beside: an order of the prompts that hangs on the epoch alone, so
+    that a training can go on in any of them; and a log without times and figures of nothing, with
+    PPO's names for what PPO has, too."""
+
+    _metrics: Any
+    args: Any
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        sampler: Any = super()._get_train_sampler(dataset)  # pyright: ignore
+
+        def set_epoch(epoch: int) -> None:
+            sampler.generator.manual_seed(self.args.seed + epoch)
+
+        sampler.set_epoch = set_epoch
+        return sampler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        seen = self._metrics["train"]
+        for name in list(seen):
+            if name == "step_time" or all(map(math.isnan, seen[name])):
+                del seen[name]
+        if "completions/mean_length" in seen:
+            _rename(seen)
+        super().log(logs, start_time)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Normaliser(TrainerCallback):
+    """Keeps the state of the rewards in the checkpoints."""
+
+    def __init__(self, rewards: Rewards) -> None:
+        self._rewards = rewards
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._file(args, state).write_text(json.dumps(self._rewards.state()), "utf-8")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step:
+            self._rewards.restore(json.loads(self._file(args, state).read_text("utf-8")))
+
+    def _file(self, args: TrainingArguments, state: TrainerState) -> Path:
+        return Path(str(args.output_dir), f"checkpoint-{state.global_step}", NORMALISER)
+
+
+def _rename(seen: dict[str, list[float]]) -> None:
+    """PPO's names: `kl` is of a whole answer, in nats (its mean over tokens times their mean
+    number); `reward` the weighted sum before normalisation, `score` after."""
+    length = fmean(seen["completions/mean_length"])
+    seen["length"] = [length]
+    seen["eos_rate"] = [1 - fmean(seen.pop("completions/clipped_ratio"))]
+    if "kl" in seen:
+        seen["kl"] = [length * fmean(seen["kl"])]
+    if "clip_ratio/region_mean" in seen:
+        seen["clip_fraction"] = seen.pop("clip_ratio/region_mean")
+    if "reward" in seen:
+        seen["score"] = seen.pop("reward")
+        seen["reward"] = seen.pop(PLAIN)
+
+
+def _figures(fitted: fitting.Fitted) -> dict[str, Any]:
+    """Means over the last tenth of the steps."""
+    sources = sorted({name for row in fitted.curve for name in row if name.startswith("reward/")})
+    names = ("loss", "reward", "score", *sources, "kl", "entropy", "length", "eos_rate")
+    return {name: fitted.last(name) for name in names}

@@ -1,0 +1,202 @@
+"""The training process of PPO, put together: what `into/job.json` asks for, to its end."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from rlaif import training
+from rlaif.config.policy import PpoConfig
+from rlaif.errors import ConfigError
+from rlaif.evaluation.truth import reader
+from rlaif.policy.ppo.batches import Ids
+from rlaif.policy.ppo.checkpoint import Checkpoints, stopping
+from rlaif.policy.ppo.critic import load_critic
+from rlaif.policy.ppo.curves import Curves, Row
+from rlaif.policy.ppo.learner import Learner
+from rlaif.policy.ppo.policy import Policy
+from rlaif.policy.ppo.probe import Gauge, Probe
+from rlaif.policy.ppo.prompts import heldout_prompts, training_prompts
+from rlaif.policy.ppo.rollouts import engine
+from rlaif.policy.ppo.trainer import Ppo
+from rlaif.policy.ppo.wires import Tripped, Wires
+from rlaif.policy.rewards import Rewards, opened
+from rlaif.training import models
+from rlaif.training.examples import Encoder
+from rlaif.training.launching import CHECKPOINTS
+
+_MEANS = (
+    "reward", "score", "reward_after_kl", "kl", "kl_k3", "entropy", "policy_loss", "value_loss",
+    "explained_variance", "clip_fraction", "approx_kl", "length", "eos_rate", "mismatch",
+    "unscored",
+)  # fmt: skip
+
+
+def run(into: Path) -> None:
+    """Train, stop where a wire trips, save, and leave the metrics."""
+    began, asked = time.monotonic(), training.job(into)
+    PartialState()  # chooses this process's GPU before a model is loaded
+    config, seed = PpoConfig.model_validate(asked["config"]), asked["seed"]
+    folders = {name: Path(folder) for name, folder in asked["reward_models"].items()}
+    with opened(config.rewards, reward_models=folders, judge=asked["judge"], seed=seed) as rewards:
+        session = Session(into, config, asked, rewards)
+        session.train()
+        metrics, policy, tokenizer = session.finished(), session.policy, session.encode.tokenizer
+    del session, rewards  # saving takes memory, too
+    policy.save(into / "model", tokenizer)
+    training.finish(into, metrics | {"seconds": round(time.monotonic() - began, 1)})
+
+
+class Session:
+    """One training, new or gone on with."""
+
+    def __init__(
+        self, into: Path, config: PpoConfig, asked: dict[str, Any], rewards: Rewards
+    ) -> None:
+        self._into, self._config, self._rewards = into, config, rewards
+        self._start, seed = models.source(asked["model"]), asked["seed"]
+        set_seed(seed)  # of new adapters
+        self.encode = Encoder(self._start, config.max_length)
+        prompts = Path(asked["prompts"])
+        self._prompts, self._left_out = training_prompts(into, prompts, self.encode, config, seed)
+        self.policy = Policy(self._start, config)
+        self._accelerator = self.policy.learner.accelerator
+        _check_split(config, self._accelerator.num_processes)
+        self._critic = self._learned_critic(asked)
+        self._checkpoints = Checkpoints(into / CHECKPOINTS, self.policy.learner, self._critic)
+        state = self._checkpoints.load()
+        ends, pad = _ends(self.policy.learner.bare, self.encode), self.encode.padding
+        drawing = engine(self.policy, config, ends, pad)
+        gauge, decode = Gauge(config.rewards), _decoder(self.encode, ends)
+        self._ppo = Ppo(
+            config, seed, self.policy, self._critic, drawing, rewards, gauge, self._prompts, ends,
+            pad, decode,
+        )  # fmt: skip
+        self._probe = Probe(
+            heldout_prompts(prompts, self.encode, config), drawing, rewards, gauge, decode,
+            reader(config.oracle), self._accelerator, seed,
+        )  # fmt: skip
+        self._gauge, self._wires = gauge, Wires(config.wires)
+        self._tripped: Tripped | None = None
+        if state:
+            self._restore(state)
+        done = self._ppo.state.step if state else -1
+        self._curves = Curves(into, config.report_to, self._accelerator, done, self._ppo.total)
+
+    def train(self) -> None:
+        """Probe, then batch by batch until the end, a wire or SIGTERM, whose exit status is 143."""
+        ppo = self._ppo
+        with stopping(self._accelerator) as stop:
+            if not self._curves.rows:
+                self._curves.add(self._probed({"step": 0}))
+            while ppo.state.step < ppo.total and not self._tripped:
+                row = ppo.step()
+                self._tripped = self._wires.batch(row)
+                if ppo.state.step % self._config.probe_every == 0 or ppo.state.step == ppo.total:
+                    row = self._probed(row)
+                self._curves.add(row)
+                if stop.told or ppo.state.step % self._config.save_every == 0:
+                    self._checkpoints.save(ppo.state.step, self._state())
+                if stop.told:
+                    sys.exit(128 + signal.SIGTERM)
+        self._curves.close()
+
+    def finished(self) -> dict[str, Any]:
+        """The metrics; if a wire has tripped, the policy is now that of the best probe, if any."""
+        if self._tripped and self._wires.best:
+            self._checkpoints.load_best()
+        return self._metrics()
+
+    def _learned_critic(self, asked: dict[str, Any]) -> Learner:
+        config, own = self._config, asked["critic"]
+        critic = load_critic(Path(own) if own else None, self._start, config.lora)
+        rate = config.critic_learning_rate or config.learning_rate
+        return Learner(critic, rate, config.max_grad_norm)
+
+    def _probed(self, row: Row) -> Row:
+        """The row with the probe's figures; the best policy is kept."""
+        found, quality = self._probe.measure()
+        row = {**row, **found}
+        best, tripped = self._wires.probe(row, quality) if math.isfinite(quality) else (False, None)
+        self._tripped = self._tripped or tripped
+        if best:
+            self._checkpoints.save_best(int(row["step"]))
+        return row
+
+    def _state(self) -> dict[str, Any]:
+        state = self._ppo.state
+        return {
+            "step": state.step,
+            "beta": state.beta,
+            "tokens": state.tokens,
+            "rewards": self._rewards.state(),
+            "gauge": self._gauge.state(),
+            "wires": self._wires.state(),
+            "tripped": self._tripped and asdict(self._tripped),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        state = self._ppo.state
+        state.step, state.beta, state.tokens = saved["step"], saved["beta"], saved["tokens"]
+        self._rewards.restore(saved["rewards"])
+        if saved["gauge"]:
+            self._gauge.set(saved["gauge"])
+        self._wires.restore(saved["wires"])
+        self._tripped = Tripped(**saved["tripped"]) if saved["tripped"] else None
+
+    def _metrics(self) -> dict[str, Any]:
+        ppo, curves, tripped = self._ppo, self._curves, self._tripped
+        probes = [row for row in curves.rows if "probe/reward" in row]
+        best = self._wires.best
+        return {
+            "examples": len(self._prompts),
+            "left_out": self._left_out,
+            "steps": ppo.state.step,
+            "planned_steps": ppo.total,
+            "answers": ppo.state.step * ppo.answers,
+            "tokens": ppo.state.tokens,
+            **{name: curves.last(name) for name in _MEANS},
+            "beta": ppo.state.beta,
+            "rewards": self._rewards.metrics(),
+            "probe": probes and {"first": _of_probe(probes[0]), "last": _of_probe(probes[-1])},
+            "stopped": tripped and {**asdict(tripped), "back_to": best.step if best else None},
+            "seconds_by": {name: round(s, 1) for name, s in sorted(ppo.seconds.items())},
+        }
+
+
+def _of_probe(row: Row) -> Row:
+    """The step and the figures of a probe, by their short names."""
+    found = {n.removeprefix("probe/"): v for n, v in row.items() if n.startswith("probe/")}
+    return {"step": row["step"], **found}
+
+
+def _ends(model: Any, encode: Encoder) -> frozenset[int]:
+    """The tokens that end an answer."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    return frozenset(end for end in [*ends, encode.tokenizer.eos_token_id] if end is not None)
+
+
+def _decoder(encode: Encoder, ends: frozenset[int]) -> Callable[[Ids], str]:
+    """From an answer's tokens to its text, as a server gives it."""
+
+    def decode(tokens: Ids) -> str:
+        kept = tokens[:-1] if tokens[-1] in ends else tokens
+        return encode.tokenizer.decode(kept, skip_special_tokens=True)
+
+    return decode
+
+
+def _check_split(config: PpoConfig, processes: int) -> None:
+    if config.batch_size % processes:
+        what = f"batch_size {config.batch_size} is no multiple of {processes} processes"
+        raise ConfigError(what, where="policy.batch_size", remedy="change it")

@@ -1,0 +1,123 @@
+"""The judge's own reward, without a reward model (direct RLAIF, Lee et al. 2023, section 2.2.2).
+
+They have the judge rate an answer from 1 to 10 and take the expected score, scaled to [-1, 1]. Here
+it says for each principle whether the answer violates it (the template `violates`, as pointwise
+labels and the evaluation do), and the reward is the mean over the principles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlaif.config.engine import EngineConfig
+from rlaif.config.policy import JudgeRewardConfig
+from rlaif.constitution import Constitution, Principle, choose, load, phrase
+from rlaif.engine import Model
+from rlaif.errors import ConfigError
+from rlaif.records import Answer, Call, Outcome, Prompt, Sampling
+from rlaif.templates import Templates
+
+LABEL = Sampling(temperature=0.0, max_tokens=1)
+YES_NO = (" Yes", " No")
+ROUND = "reward"
+NO_PRINCIPLE = "no_principle"
+
+
+class JudgeReward:
+    """The reward of each answer by the judge, or why it has none.
+
+    The principles are drawn for the prompt, so that its answers can be compared; they are those for
+    the judge (with a `prefer` wording) that say how to look for a fault (`critique`). Where all
+    that apply are asked, each counts by its weight; where some were drawn, they were drawn by
+    weight and count alike. If one of the calls has no answer, neither has the reward: a mean over
+    fewer principles would favour the answer whose fault could not be read.
+    """
+
+    def __init__(
+        self,
+        config: JudgeRewardConfig,
+        model: Model,
+        constitution: Constitution,
+        templates: Templates,
+        seed: int,
+    ) -> None:
+        fit = tuple(p for p in constitution.principles if p.critique and p.prefer)
+        self._law = constitution.model_copy(update={"principles": fit})
+        self._config, self._model, self._templates, self._seed = config, model, templates, seed
+
+    def __call__(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], ids: Sequence[list[int]]
+    ) -> list[float | str]:
+        """One batch to the judge: a call for each answer and principle."""
+        units = (self._unit(p, answer) for p, answer in zip(prompts, answers, strict=True))
+        judged = self._model.each(units, "rewards")
+        return [self._reward(principles, outcomes) for principles, outcomes in judged]
+
+    def _unit(self, prompt: Prompt, answer: str) -> tuple[tuple[Principle, ...], list[Call]]:
+        met = choose(
+            self._law,
+            seed=self._seed,
+            item=prompt.id,
+            round=ROUND,
+            k=self._config.principles or len(self._law.principles),
+            tags=prompt.tags,
+        )
+        return met, [self._call(principle, prompt, answer) for principle in met]
+
+    def _call(self, principle: Principle, prompt: Prompt, answer: str) -> Call:
+        asks = phrase(principle, "critique", seed=self._seed, item=prompt.id, round=ROUND)
+        messages = self._templates.render(
+            "violates", conversation=prompt.messages, response=answer, critique="", principle=asks
+        )
+        return Call(messages, LABEL, labels=YES_NO)
+
+    def _reward(self, principles: Sequence[Principle], outcomes: Sequence[Outcome]) -> float | str:
+        if not principles:
+            return NO_PRINCIPLE
+        weighted = not self._config.principles
+        weights = [principle.weight if weighted else 1.0 for principle in principles]
+        total = 0.0
+        for weight, outcome in zip(weights, outcomes, strict=True):
+            value = self._value(outcome)
+            if isinstance(value, str):
+                return value
+            total += weight * value
+        return total / math.fsum(weights)
+
+    def _value(self, outcome: Outcome) -> float | str:
+        if not isinstance(outcome, Answer):
+            return outcome.reason.value
+        if len(outcome.logprobs) != 2 or not all(p <= 0 for p in outcome.logprobs):
+            return "not_a_number"
+        yes, no = outcome.logprobs
+        odds = no - yes
+        if not math.isfinite(odds):
+            return "not_a_number"
+        return odds if self._config.scale == "log_odds" else math.tanh(odds / 2)
+
+
+@contextmanager
+def judging(
+    config: JudgeRewardConfig, judge: Mapping[str, Any], seed: int
+) -> Iterator[JudgeReward]:
+    """The judge of this process, its server started by the first question the store can't answer.
+
+    Raises:
+        ConfigError: it cannot be served, or not by each of several processes.
+    """
+    from accelerate import PartialState
+
+    from rlaif.completions import Store, default_path
+    from rlaif.engine import Models
+
+    engine = EngineConfig.model_validate(judge["engine"])
+    if PartialState().num_processes > 1 and not engine.base_urls:
+        what = "each of several training processes would start a judge of its own"
+        raise ConfigError(what, where="policy.rewards.judge", remedy="serve it; name base_urls")
+    law, templates = load(Path(judge["constitution"])), Templates(judge["templates"])
+    with Store(judge.get("store") or default_path()) as store, Models(store) as models:
+        yield JudgeReward(config, models.model(engine), law, templates, seed)

@@ -1,0 +1,38 @@
+"""The curves of a policy that learned from its own answers, as small plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlaif.report import plots
+from rlaif.report.data import Finished
+from rlaif.report.examples import curve
+
+TITLES = {
+    "reward": "Reward, in standard deviations of the start",
+    "probe/reward": "Reward on held-out prompts",
+    "probe/violations": "Violations on held-out prompts, by the oracle",
+    "probe/helpful": "Helpful on held-out prompts, by the oracle",
+    "kl": "KL to the reference, nats an answer",
+    "reward_after_kl": "Reward after the cost of KL",
+    "entropy": "Entropy, nats a token",
+    "length": "Length, tokens an answer",
+    "eos_rate": "Share of answers that end",
+    "policy_loss": "Loss of the policy",
+    "value_loss": "Loss of the critic",
+    "explained_variance": "Variance that the critic explains",
+    "clip_fraction": "Share of tokens clipped",
+    "approx_kl": "KL of one update, nats a token",
+    "mismatch": "Trainer and engine apart, nats a token",
+    "beta": "Beta, cost of a nat",
+}
+"""Figures of PPO's curves.jsonl in the order in which they are shown."""
+
+
+def panel(run: Finished) -> dict[str, Any]:
+    """A plot for each figure that the policy's curves have, by its title; none for other kinds."""
+    path = run.folder / "policy" / "curves.jsonl"
+    if "policy" not in run.stages or run.config.get("policy", {}).get("kind") != "ppo":
+        return {}
+    found = {title: curve(path, name) for name, title in TITLES.items()}
+    return {title: plots.loss(points, title) for title, points in found.items() if len(points) > 1}
