@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ import click
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the config.")
 @click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage anew.")
 @click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
+@click.option("--audit-gate", is_flag=True, help="Train only on labels that people audited.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report's figures as JSON.")
 def run(
-    config: Path, changes: tuple[str, ...], fresh: tuple[str, ...], runs: Path, as_json: bool
+    config: Path,
+    changes: tuple[str, ...],
+    fresh: tuple[str, ...],
+    runs: Path,
+    audit_gate: bool,
+    as_json: bool,
 ) -> None:
     """Rebuild a model under a constitution, as CONFIG says, and write a report.
 
@@ -30,30 +37,54 @@ def run(
     """
     from rlaif.cli.report import show
 
-    page = rebuild(config, changes, fresh, runs)
+    page = rebuild(config, changes, fresh, runs, audit_gate=audit_gate)
     show(page.parents[1], as_json=as_json)
 
 
 def rebuild(
-    config: Path, changes: tuple[str, ...] = (), fresh: tuple[str, ...] = (), runs: Path = Path()
+    config: Path,
+    changes: tuple[str, ...] = (),
+    fresh: tuple[str, ...] = (),
+    runs: Path = Path(),
+    *,
+    audit_gate: bool = False,
 ) -> Path:
-    """Run the pipeline as a Prefect flow; returns the report's page."""
+    """Run the pipeline as a Prefect flow; returns the report's page.
+
+    Raises:
+        Waiting: the labels are to be audited first.
+    """
     from rlaif.config import load
     from rlaif.pipeline import check
 
-    check(load(config, changes))  # before Prefect takes its seconds to start
-    flow = pipeline()
-    with _stopped_by_hand():
-        return flow(config_file=config, changes=list(changes), fresh=list(fresh), runs=runs)
+    with _stopped_by_hand(), served() as ready:  # it starts while we read and import
+        check(load(config, changes))
+        flow = pipeline()
+        ready()
+        asked: dict[str, Any] = {"changes": list(changes), "fresh": list(fresh), "runs": str(runs)}
+        ended = flow(config_file=str(config), audit_gate=audit_gate, return_state=True, **asked)
+        if ended.name == "AwaitingAudit":
+            raise Waiting(ended.message)
+        return ended.result()
+
+
+class Waiting(click.ClickException):
+    """Nothing is wrong: people are to judge the labels before anything is trained on them."""
+
+    exit_code = 3
+
+    def show(self, file: Any = None) -> None:
+        click.echo(self.message, err=True)
 
 
 @contextmanager
 def _stopped_by_hand() -> Iterator[None]:
-    """Ctrl-C reaches Prefect's own server, too; that it is gone must not hide what happened."""
+    """What Ctrl-C breaks on its way out must not hide that it was Ctrl-C."""
     stopped: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
         stopped.append(number)
+        logging.getLogger("prefect").setLevel(logging.CRITICAL)
         signal.default_int_handler(number, frame)
 
     before = signal.signal(signal.SIGINT, stop)
@@ -67,28 +98,49 @@ def _stopped_by_hand() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def pipeline() -> Any:
-    """The flow of `flows/pipeline.py`.
+@contextmanager
+def served() -> Iterator[Callable[[], None]]:
+    """Prefect's API: the one that is up, or a server of ours; the function waits for it."""
+    _find_flows()
+    from flows.server import Server, deliver, found
 
-    Raises:
-        ConfigError: Prefect is not installed.
-    """
+    if url := found():
+        os.environ["PREFECT_API_URL"] = url
+        yield lambda: None
+        return
+    server = Server(quick=True)
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield lambda: _wait_for(server)
+    finally:
+        deliver()
+        server.stop()
+        del os.environ["PREFECT_API_URL"]
+
+
+def _wait_for(server: Any) -> None:
+    server.ready(lambda: click.echo("waiting for Prefect's server, which is starting …", err=True))
+
+
+def _find_flows() -> None:
     from rlaif.errors import ConfigError
     from rlaif.shipped import folder
 
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    if "PREFECT_API_URL" not in os.environ:  # the server is ours: if it is gone, so are we
-        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "1")
-    sys.path.insert(0, str(folder("flows").parent))
-    try:
-        from flows.pipeline import pipeline
-    except ModuleNotFoundError as error:
-        if error.name != "prefect":
-            raise
+    if find_spec("prefect") is None:
         remedy = "pip install 'rlaif[flows]', or see examples/without_prefect.py"
-        raise ConfigError("Prefect is not installed", remedy=remedy) from None
+        raise ConfigError("Prefect is not installed", remedy=remedy)
+    sys.path.insert(0, str(folder("flows").parent))
+
+
+def pipeline() -> Any:
+    """The flow of `flows/pipeline.py`."""
+    from flows.server import OURS, without_pandas
+
+    for name, value in OURS.items():  # before Prefect reads them
+        os.environ.setdefault(name, value)
+    with without_pandas():
+        from flows.pipeline import pipeline
+
     _leave_the_console_to_us()
     return pipeline
 

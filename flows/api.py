@@ -1,0 +1,62 @@
+"""The few calls to Prefect's API that flows/watch.py makes, without importing Prefect."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+from urllib.error import HTTPError
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+
+
+class Api:
+    """Prefect's REST API at a URL. Every method raises OSError where it does not answer."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        """One request; what came back, as plain values."""
+        data = None if body is None else json.dumps(body, default=str).encode()
+        request = urllib.request.Request(
+            f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method
+        )
+        for pause in (*_PAUSES_S, None):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except HTTPError as error:  # 503: the database was locked, nothing was done
+                if error.code not in (429, 503) or pause is None:
+                    raise
+                time.sleep(pause)
+        raise AssertionError
+
+    def emit(self, event: str, resource: str, **payload: Any) -> None:
+        """Tell of an event; when this returns, the server has it."""
+        now = datetime.now(UTC).isoformat()
+        told = {"id": str(uuid.uuid4()), "occurred": now, "event": event, "related": [],
+                "resource": {"prefect.resource.id": resource}, "payload": payload}  # fmt: skip
+        self("POST", "/events", [told])
+
+    def runs(self, pool: str, *states: str) -> list[dict[str, Any]]:
+        """The flow runs of a work pool in these states, the newest first."""
+        return self("POST", "/flow_runs/filter", {
+            "flow_runs": {"state": {"type": {"any_": list(states)}}},
+            "work_pools": {"name": {"any_": [pool]}},
+            "sort": "EXPECTED_START_TIME_DESC",
+        })  # fmt: skip
+
+    def states(self, flow_run: str) -> list[dict[str, Any]]:
+        """Every state that a flow run has been in."""
+        return self("GET", f"/flow_run_states/?flow_run_id={flow_run}")
+
+    def set_state(self, flow_run: str, type: str, name: str, message: str, **details: Any) -> None:
+        """Put a flow run into a state."""
+        state = {"type": type, "name": name, "message": message, "state_details": details}
+        body = {"state": state, "force": type != "SCHEDULED"}
+        self("POST", f"/flow_runs/{flow_run}/set_state", body)

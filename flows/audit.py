@@ -1,0 +1,95 @@
+"""The audit of a run's labels from Prefect: draw a sample, bring decisions in.
+
+Reviewing itself happens in the review app, `rlaif audit serve RUN`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows import shown
+from flows.gate import said, state
+from flows.parameters import asked
+from flows.steps import deployed, refused
+from rlaif.audit import where
+from rlaif.audit.current import latest
+from rlaif.audit.importing import READ, import_file
+from rlaif.audit.ledger import Ledger
+from rlaif.errors import RlaifError, RunError
+from rlaif.pipeline import Pipeline
+
+log = logging.getLogger("rlaif.flows")
+
+RunFolder = Annotated[str, Field(min_length=1, examples=["runs/demo"])]
+Form = Annotated[str, Field(json_schema_extra={"enum": list(READ)})]
+
+
+def named() -> str:
+    """What a run of these flows is called in Prefect."""
+    return f"{flow_run.flow_name.removeprefix('rlaif-')} {Path(flow_run.parameters['run']).name}"
+
+
+@flow(name="rlaif-audit-sample", flow_run_name=named, persist_result=False)
+def sample(run: RunFolder) -> Any:
+    """Draw labels of a run for people to review, unless they are drawn already.
+
+    Args:
+        run: The folder of a run whose labels are there, such as runs/demo.
+    """
+    return _told(lambda: _sample(Path(run)))
+
+
+@flow(name="rlaif-audit-import", flow_run_name=named, persist_result=False)
+def bring(
+    run: RunFolder,
+    file: Annotated[str, Field(min_length=1, examples=["decisions.csv"])],
+    form: Form | None = None,
+    source: str | None = None,
+) -> Any:
+    """Bring verdicts that were given elsewhere into the audit of a run; twice is as once. The gate
+    leaves them out: nobody knows whether they were blind.
+
+    Args:
+        run: The folder of a run whose sample is drawn.
+        file: A file of verdicts, as `rlaif audit import` takes it.
+        form: How the file is written. Empty: by its name.
+        source: Where they were given. Empty: the file's name.
+    """
+    return _told(lambda: _bring(Path(run), Path(file), form, source))
+
+
+def _told(work: Any) -> Any:
+    try:
+        return work()
+    except RlaifError as error:
+        if not deployed():
+            raise
+        return Failed(name=refused(error), message=str(error))
+
+
+def _sample(folder: Path) -> Any:
+    wanted = asked({"config_file": str(folder), "runs": str(folder.parent)})
+    with Pipeline.open(wanted.config, root=wanted.runs) as run:
+        drawn = run.sampled(folder / "preferences")
+    shown.event("rlaif.audit.requested", folder)
+    message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({said(state(folder))})"
+    return Completed(name="Drawn", message=message)
+
+
+def _bring(folder: Path, file: Path, form: str | None, source: str | None) -> Any:
+    form = form or {".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "jsonl")
+    with Ledger.open(where(folder)) as ledger:
+        drawn = latest(ledger, folder)
+        if drawn is None:
+            remedy = "run the deployment audit-sample first"
+            raise RunError("no sample of its labels is drawn", where=str(folder), remedy=remedy)
+        new, there = import_file(ledger, drawn.id, file, form, source or file.name)
+    message = f"{new} verdicts added, {there} were there already"
+    return Completed(name="Imported", message=message)

@@ -1,0 +1,126 @@
+"""The parameters of the flows: flat, typed and described, so that Prefect's form can show them.
+
+Prefect checks what a JSON schema can say before a run exists. The rest is checked by the flow's
+first step, through the same `rlaif.config.load` as the command line's `--set`, before anything is
+spent. None means: as the config file says. Overriding a nested parameter would replace the whole
+of it, so that there are none; what is not listed here is changed by `changes`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, Field, JsonValue
+
+from rlaif.config import RunConfig, load
+from rlaif.config.policy import PolicyConfig
+from rlaif.constitution import load as load_law
+from rlaif.errors import ConfigError
+from rlaif.runs import STAGES
+from rlaif.shipped import SEED_MODEL, folder
+
+DEMO = str(SEED_MODEL.with_name("demo.yaml"))
+SNAPSHOT = "config.yaml"
+"""In the folder of a run with which other flows went on: its config and its law as they stood."""
+
+
+def _kinds(annotation: Any) -> Iterator[str]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation.model_fields["kind"].default
+    for part in get_args(annotation):
+        yield from _kinds(part)
+
+
+KINDS: list[JsonValue] = [*sorted(set(_kinds(PolicyConfig)))]
+"""The algorithms for the policy."""
+LAWS = sorted(path.stem for path in folder("constitution").glob("*.yaml"))
+"""The constitutions that are shipped."""
+
+ConfigFile = Annotated[str, Field(min_length=1, examples=["mine.yaml", "runs/demo"])]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["mine"])]
+Law = Annotated[str, Field(min_length=1, examples=LAWS)]
+ModelName = Annotated[str, Field(min_length=1, examples=["sandbox", "path/to/a/model"])]
+PolicyKind = Annotated[str, Field(json_schema_extra={"enum": KINDS})]
+Count = Annotated[int, Field(ge=1)]
+Rounds = Annotated[int, Field(ge=0, le=64)]
+Principles = Annotated[int, Field(ge=0, le=1024)]
+Shards = Annotated[int, Field(ge=1, le=200)]
+Stage = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
+Change = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+)*=", examples=["policy.beta=0.05"])]
+
+SETS: dict[str, tuple[str, ...]] = {
+    "name": ("name",),
+    "constitution": ("constitution",),
+    "model": ("model",),
+    "policy": ("policy.kind",),
+    "prompts": ("critique.limit", "preferences.limit"),
+    "heldout": ("evaluation.limit",),
+    "rounds": ("critique.rounds",),
+    "principles": ("preferences.principles",),
+    "seed": ("seed",),
+}
+"""Which keys of the config each parameter sets."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a flow was asked for: a config, and the folder that holds the runs."""
+
+    config: RunConfig
+    runs: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.runs / self.config.name
+
+    @property
+    def title(self) -> str:
+        """What a run of a flow is called: run, constitution and model."""
+        law = load_law(self.config.constitution)
+        model = self.config.model
+        shown = "sandbox" if model == str(SEED_MODEL) else Path(model).name
+        return f"{self.config.name} · {law.id}@{law.version} · {shown}"
+
+
+def asked(parameters: Mapping[str, Any]) -> Asked:
+    """The config that a flow's parameters ask for.
+
+    Raises:
+        ConfigError: it cannot be used; every problem with its place and its remedy.
+    """
+    path, runs = Path(parameters["config_file"]).expanduser(), Path(parameters["runs"])
+    if path.is_dir():
+        runs, path = path.absolute().parent, _snapshot(path)
+    changes = [*_changes(parameters), *(parameters.get("changes") or ())]
+    return Asked(load(path, changes), runs)
+
+
+def _snapshot(run: Path) -> Path:
+    """A config file for a run that began, from its run.json: the law is the one as it stood."""
+    try:
+        kept = json.loads((run / "run.json").read_text("utf-8"))["config"]
+    except (OSError, ValueError, KeyError) as error:
+        remedy = "name a config file, or a run's folder such as runs/demo"
+        what = f"not a run that began ({error})"
+        raise ConfigError(what, where=str(run), remedy=remedy) from None
+    if (run / "constitution.yaml").is_file():
+        kept["constitution"] = "constitution.yaml"
+    path = run / SNAPSHOT
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    return draft.replace(path)
+
+
+def _changes(parameters: Mapping[str, Any]) -> Iterator[str]:
+    """The parameters that are set, as changes to the config."""
+    for parameter, keys in SETS.items():
+        if (value := parameters.get(parameter)) is None:
+            continue
+        if parameter in ("constitution", "model") and Path(value).expanduser().exists():
+            value = Path(value).expanduser().absolute()  # not from the config's folder
+        yield from (f"{key}={value}" for key in keys)

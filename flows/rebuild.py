@@ -1,0 +1,143 @@
+"""A constitution was edited: say what follows, ask if that is wanted, and build.
+
+The rebuilt model is a run of its own, `<name>-<digest of the law>`: the run before it stays, and
+calls that the edit did not touch come from the completions store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, suspend_flow_run
+from prefect.input import (
+    RunInput,
+    delete_flow_run_input,
+    keyset_from_base_key,
+    read_flow_run_input,
+)
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from pydantic import ConfigDict, Field
+
+from flows import shown
+from flows.parameters import DEMO, Asked, Change, ConfigFile, Law, asked
+from flows.pipeline import carried_out
+from flows.steps import deployed, refused
+from rlaif.completions import default_path
+from rlaif.constitution import load
+from rlaif.errors import RlaifError
+from rlaif.pipeline import check
+from rlaif.planning import Plan, plan
+
+log = logging.getLogger("rlaif.flows")
+
+
+class Approval(RunInput):
+    """A person's word on a plan. No field that decides has a default: an empty answer is none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["rebuild", "leave"] = Field(description="rebuild = spend what the plan says.")
+    by: str = Field(min_length=2, description="Who decides; it is kept in the flow run's log.")
+    why: str = Field(default="", description="Kept as well.")
+
+
+def named() -> str:
+    """What a run of the flow is called in Prefect."""
+    try:
+        return f"rebuild {asked(flow_run.parameters).title}"
+    except RlaifError:
+        return "rebuild: a config that cannot be used"
+
+
+@flow(name="rlaif-rebuild", flow_run_name=named, persist_result=False)
+def rebuild(
+    config_file: ConfigFile = DEMO,
+    constitution: Law | None = None,
+    approval: bool = True,
+    approve_within_h: int = 168,
+    audit_gate: bool = False,
+    changes: list[Change] | None = None,
+    runs: str = "runs",
+) -> Any:
+    """Build a model anew because its constitution was edited.
+
+    Shows the plan first. Started by the event rlaif.constitution.changed, or by hand.
+
+    Args:
+        config_file: The config whose model follows the constitution, a YAML file.
+        constitution: The file that was edited. Where the config's law is another one, nothing is
+            done. Empty: build whatever the law is now.
+        approval: Wait, without holding a process, for a person who has seen the plan.
+        approve_within_h: Hours that the plan waits for approval.
+        audit_gate: Train only on labels that people have audited.
+        changes: Any changes to the config, each as section.key=value.
+        runs: The folder that holds the runs.
+    """
+    given: dict[str, Any] = dict(flow_run.parameters)
+    try:
+        own = asked(given | {"constitution": None})
+        if constitution and own.config.constitution.resolve() != _path(constitution):
+            return _nothing(f"{own.config.name} follows {own.config.constitution.name}")
+        wanted = _renamed(own)
+        check(wanted.config)
+        made = plan(wanted.config, root=wanted.runs, store=default_path())
+        shown.plan(made, wanted.folder, f"What the edit costs: {_summed(made)}.")
+        if all(stage.state == "done" for stage in made.stages):
+            return _nothing(f"{wanted.folder} is built already")
+        if approval and deployed() and not _approved(made, wanted, approve_within_h):
+            return Completed(name="LeftAsItIs", message="a person decided to leave it")
+        rest = {"until": "report", "fresh": None, "shards": 1, "audit_gate": audit_gate}
+        return carried_out(wanted, rest, planned=True)
+    except RlaifError as error:
+        if not deployed():
+            raise
+        return Failed(name=refused(error), message=str(error))
+
+
+def _path(constitution: str) -> Path:
+    return Path(constitution).expanduser().resolve()
+
+
+def _renamed(own: Asked) -> Asked:
+    name = f"{own.config.name[:55]}-{load(own.config.constitution).digest[:8]}"
+    return replace(own, config=own.config.model_copy(update={"name": name}))
+
+
+def _nothing(why: str) -> Any:
+    return Completed(name="NothingToDo", message=why)
+
+
+def _summed(made: Plan) -> str:
+    total: Mapping[str, Any] = made.json()["total"]
+    new, most = total["new"], total["new"] + total["at_most"]
+    return f"{new:,} calls, at most {most:,}; {total['cached']:,} are cached"
+
+
+def _approved(made: Plan, wanted: Asked, hours: int) -> bool:
+    """Whether a person wants the plan carried out. The answer is to this law alone: another edit
+    in the meantime is asked about anew."""
+    law = load(wanted.config.constitution)
+    text = f"{wanted.title}: {_summed(made)}. The plan is among the artifacts of this flow run."
+    answer = _answer(f"law-{law.digest[:12]}", text, hours)
+    log.info("%s by %s: %s", answer.decision, answer.by, answer.why or "no reason given")
+    return answer.decision == "rebuild"
+
+
+def _answer(key: str, text: str, hours: int) -> Approval:
+    """What a person said to this question. The flow ends here until then, and runs again after.
+
+    Beside Prefect: an answer also holds for an attempt that follows a crash.
+    """
+    kept = keyset_from_base_key(f"suspended-{key}")
+    if given := read_flow_run_input(kept["response"]):
+        return Approval.model_validate(given)
+    for name in (kept["schema"], kept["description"]):  # left by an attempt that crashed
+        if read_flow_run_input(name):
+            delete_flow_run_input(name)
+    asked = Approval.with_initial_data(description=text)
+    return suspend_flow_run(wait_for_input=asked, timeout=hours * 3600, key=key)

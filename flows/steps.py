@@ -1,0 +1,159 @@
+"""A stage as a Prefect task: named after it, tried again where that may help, then shown.
+
+Tasks cache nothing: the run folder and the completions store own data, reuse and resume, so that a
+flow which is run again finds what is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.runtime import flow_run
+
+from flows import shown
+from flows.progress import progress
+from flows.server import prefect_home
+from rlaif.errors import EngineError, RlaifError, RunError, TrainingFailed
+from rlaif.pipeline import Pipeline
+
+log = logging.getLogger("rlaif.flows")
+
+RETRIES, DELAYS_S = 3, (5, 30, 120)
+ACCELERATOR = "rlaif-accelerator"
+"""The global concurrency limit that guards GPU and engine; RLAIF_ACCELERATOR names another."""
+_LEASE_S = 60  # how long a dead run holds the accelerator
+_LOCK_S, _POLL_S = 600.0, 2.0
+
+
+class Reached(Exception):
+    """The last stage that was asked for is there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+class Steps:
+    """Runs stages as tasks, up to the one that was asked for."""
+
+    def __init__(self, run: Pipeline, until: str) -> None:
+        self.run, self.until = run, until
+
+    def __call__(self, stage: Callable[..., Path], *inputs: Path | None) -> Path:
+        """Run a stage as a task named after it.
+
+        Raises:
+            Reached: no further stage was asked for.
+        """
+        name = stage.__name__
+        as_task = task(
+            name=name,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=RETRIES if deployed() else 0,
+            retry_delay_seconds=list(DELAYS_S),
+            retry_condition_fn=_may_pass,
+        )
+        done = as_task(self._carry_out)(stage, inputs)
+        if name == self.until:
+            raise Reached(done)
+        return done
+
+    def _carry_out(self, stage: Callable[..., Path], inputs: Sequence[Path | None]) -> Path:
+        folder = self.run.run.folder
+        try:
+            with progress(folder) as watch:
+                self.run.models.watch = watch
+                done = stage(*inputs)
+        except (EngineError, TrainingFailed):
+            shown.end_of_log(folder / "logs" / "vllm.log")
+            self.run.models.stop()  # what is left of it is of no use to the next try
+            raise
+        shown.stage(stage.__name__, folder)
+        return done
+
+
+def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
+    """Whether to try again: engines and trainings die of what may pass, mistakes do not."""
+    try:
+        state.result()
+    except (EngineError, TrainingFailed):
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def deployed() -> bool:
+    """Whether a worker runs us, not somebody's terminal."""
+    return "PREFECT__FLOW_RUN_ID" in os.environ
+
+
+if deployed():
+    logging.getLogger("rlaif").setLevel(logging.INFO)  # what `rlaif -v` shows in a terminal
+
+
+@contextmanager
+def opened(open_run: Callable[[], Any]) -> Iterator[Pipeline]:
+    """An open pipeline, with the accelerator if it is shared.
+
+    A later attempt of a run waits for an earlier one that is not dead yet.
+
+    Raises:
+        RunError: somebody else works in the run's folder.
+    """
+    shared = concurrency(
+        os.environ.get("RLAIF_ACCELERATOR", ACCELERATOR),
+        lease_duration=_LEASE_S,
+        raise_on_lease_renewal_failure=False,
+    )
+    with _alive(), shared if deployed() else nullcontext(), ExitStack() as stack:
+        end = time.monotonic() + (_LOCK_S if (flow_run.run_count or 1) > 1 else 0)
+        while True:
+            try:
+                run = stack.enter_context(open_run())
+                break
+            except RunError as error:
+                if time.monotonic() > end or "another process" not in error.what:
+                    raise
+                log.info("waits for an earlier attempt: %s", error.what)
+                time.sleep(_POLL_S)
+        yield run
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """A lock that the system takes back when this process dies: flows/watch.py looks at it."""
+    if not deployed():
+        yield
+        return
+    folder = prefect_home() / "alive"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / str(flow_run.id)
+    draft = path.with_suffix(".tmp")
+    with draft.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        draft.replace(path)  # nobody sees it without its lock
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def refused(error: RlaifError) -> str:
+    """What state a run ends in that could not go on; the message says what to do."""
+    if isinstance(error, EngineError):
+        return "EngineFailed"
+    return {"ConfigError": "Refused", "DocumentError": "Refused", "DataError": "BadData"}.get(
+        type(error).__name__, "CannotGoOn"
+    )

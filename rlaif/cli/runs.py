@@ -1,0 +1,176 @@
+"""`rlaif runs`: the runs on this disk: what they hold, how they compare, and their removal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rlaif.keeping import Kept
+
+_ROOT = click.option(
+    "--runs", "root", default="runs", type=click.Path(path_type=Path), show_default=True
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+MODELS = ("seed", "finetuned", "policy")
+
+
+@click.group()
+def runs() -> None:
+    """List, show, compare and remove runs.
+
+    A run is a folder under --runs; a NAME is one of them, or a path to one elsewhere.
+    """
+
+
+@runs.command("list")
+@_ROOT
+@_JSON
+def list_(root: Path, as_json: bool) -> None:
+    """All runs, with state, size and what the policy came to."""
+    from rlaif.keeping import kept, kept_in
+
+    found = [kept(folder, root) for folder in kept_in(root)]
+    if as_json:
+        click.echo(json.dumps([run.json() for run in found], indent=1))
+        return
+    if not found:
+        click.echo(f"no runs in {root}; `rlaif demo` makes one", err=True)
+        return
+    head = ("run", "state", "size", "constitution", "violations", "helpful", "labels", "calls")
+    rows = [
+        (
+            run.name, run.state, _size(run.bytes), run.constitution,
+            _share(run.figures, "violations", "policy"),
+            _share(run.figures, "helpfulness", "policy"),
+            _number(run.figures.get("labels", {}).get("pairs_made")),
+            _number(run.figures.get("calls", {}).get("answered")),
+        )
+        for run in found
+    ]  # fmt: skip
+    click.echo(_table(head, rows))
+
+
+@runs.command()
+@click.argument("name")
+@_ROOT
+@_JSON
+def show(name: str, root: Path, as_json: bool) -> None:
+    """One run: its stages with their sizes, its figures, and who depends on it."""
+    from rlaif.keeping import kept, place
+
+    run = kept(place(name, root), root)
+    if as_json:
+        click.echo(json.dumps(run.json(), indent=1))
+        return
+    click.echo(f"{run.folder}: {run.state}, {_size(run.bytes)}")
+    click.echo(f"{run.constitution}; model {run.model}")
+    rows = [(s.name, s.state, _size(s.bytes), _seconds(s.seconds), s.finished) for s in run.stages]
+    click.echo(_table(("stage", "state", "size", "time", "finished"), rows))
+    for title, key in (("break a principle", "violations"), ("helpful", "helpfulness")):
+        shares = "  ".join(f"{model} {_share(run.figures, key, model)}" for model in MODELS)
+        click.echo(f"{title:<20}{shares}")
+    if run.needed_by:
+        click.echo("needed by " + ", ".join(run.needed_by))
+
+
+@runs.command()
+@click.argument("names", nargs=-1, required=True)
+@_ROOT
+@_JSON
+def compare(names: tuple[str, ...], root: Path, as_json: bool) -> None:
+    """Some runs side by side: their figures, and where their configs differ."""
+    from rlaif.keeping import differences, kept, place
+
+    found = [kept(place(name, root), root) for name in names]
+    differ = differences(found)
+    if as_json:
+        told = {"runs": [run.json() for run in found], "config": differ}
+        click.echo(json.dumps(told, indent=1))
+        return
+    rows = [list(row) for row in _figures(found)]
+    rows += [[key, *map(_plain, values)] for key, values in differ.items()]
+    click.echo(_table(("", *(run.name for run in found)), rows))
+
+
+@runs.command()
+@click.argument("names", nargs=-1, required=True)
+@_ROOT
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@_JSON
+def rm(names: tuple[str, ...], root: Path, yes: bool, as_json: bool) -> None:
+    """Remove runs; their finished calls stay in the completions store.
+
+    A run that another run depends on, or that a process works in, is refused.
+    """
+    from rlaif.keeping import kept, place, remove
+
+    found = [kept(place(name, root), root) for name in names]
+    if not yes:
+        for run in found:
+            click.echo(f"{run.folder}: {run.state}, {_size(run.bytes)}", err=True)
+        click.confirm("remove for good?", abort=True, err=True)
+    remove(found)
+    freed = sum(run.bytes for run in found)
+    if as_json:
+        click.echo(json.dumps({"removed": [run.name for run in found], "bytes": freed}))
+    else:
+        click.echo(f"removed {', '.join(run.name for run in found)}: {_size(freed)}")
+
+
+# --- showing --------------------------------------------------------------------------------------
+
+
+def _figures(found: Sequence[Kept]) -> Iterator[Iterable[str]]:
+    yield ("state", *(run.state for run in found))
+    yield ("size", *(_size(run.bytes) for run in found))
+    for title, key in (("break a principle", "violations"), ("helpful", "helpfulness")):
+        for model in MODELS:
+            yield (f"{title}, {model}", *(_share(run.figures, key, model) for run in found))
+    yield ("labels right", *(_share(run.figures, "labels", "accuracy") for run in found))
+    yield ("calls answered", *(_number(run.figures["calls"]["answered"]) for run in found))
+    yield ("stages took", *(_seconds(run.figures["seconds"]["total"]) for run in found))
+
+
+def _share(figures: Any, *keys: str) -> str:
+    for key in keys:
+        figures = figures.get(key, {}) if isinstance(figures, dict) else {}
+    if not isinstance(figures, dict) or figures.get("value") is None:
+        return "-"
+    value = f"{100 * figures['value']:.1f}%"
+    if figures.get("low") is None:
+        return value
+    return f"{value} [{100 * figures['low']:.0f}, {100 * figures['high']:.0f}]"
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.0f} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    )
+    return "\n".join(lines)

@@ -1,0 +1,222 @@
+"""The runs on a disk: how big they are, how far they came, who needs them; and their removal.
+
+    rlaif runs list
+
+A run needs another one when its config names a path inside it: a model, a reward model, prompts.
+Nothing else is shared by path: finished calls live in the completions store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlaif.constitution import load
+from rlaif.errors import RlaifError, RunError
+from rlaif.report import figures_of
+from rlaif.runs import STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class KeptStage:
+    """A stage of a run: `state` is done, begun or absent; sizes in bytes, time in seconds."""
+
+    name: str
+    state: str
+    bytes: int = 0
+    seconds: float | None = None
+    finished: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A run on the disk.
+
+    `state`: done, running (a process works in it), waiting (for its audit) or unfinished.
+    `needed_by`: the runs whose config names a path inside it. `figures`: as report.json has them.
+    """
+
+    folder: Path
+    state: str
+    bytes: int
+    constitution: str
+    model: str
+    stages: tuple[KeptStage, ...]
+    needed_by: tuple[str, ...]
+    config: dict[str, Any] = field(repr=False)
+    figures: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.name
+
+    def json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {"name": self.name} | asdict(self) | {"folder": str(self.folder)}
+
+
+def kept_in(root: Path) -> list[Path]:
+    """The folders of the runs under `root`, by name."""
+    return sorted(path.parent for path in root.glob("[!.]*/run.json"))
+
+
+def place(name: str, root: Path) -> Path:
+    """The folder of a run that a person named.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    for folder in (root / name, Path(name)):
+        if (folder / "run.json").is_file():
+            return folder
+    known = ", ".join(path.name for path in kept_in(root)[:10])
+    remedy = f"there are: {known}" if known else "`rlaif runs list --runs FOLDER` lists them"
+    raise RunError(f"no run is called {name!r}", where=str(root), remedy=remedy)
+
+
+def kept(folder: Path, root: Path) -> Kept:
+    """What is known of a run; `root` is where others may depend on it.
+
+    Raises:
+        RunError: its run.json, or a finished stage, cannot be read.
+    """
+    config = _config(folder)
+    figures = figures_of(folder)
+    stages = tuple(_stage(folder, name) for name in STAGES)
+    return Kept(
+        folder,
+        _state(folder, figures),
+        _bytes(folder),
+        _law(folder),
+        Path(str(config.get("model", ""))).name,
+        stages,
+        tuple(_needed_by(folder, root)),
+        config,
+        figures,
+    )
+
+
+def differences(runs: Sequence[Kept]) -> dict[str, list[Any]]:
+    """The keys in which the configs of some runs differ, with the value of each run."""
+    flat = [dict(_flat(run.config)) for run in runs]
+    keys = sorted({key for config in flat for key in config} - {"name"})
+    values = {key: [config.get(key) for config in flat] for key in keys}
+    return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
+
+
+def remove(runs: Iterable[Kept]) -> None:
+    """Remove the folders of some runs.
+
+    Raises:
+        RunError: a run that stays needs one of them, or a process works in one; then none is
+            removed.
+    """
+    runs = list(runs)
+    going = {run.name for run in runs}
+    for run in runs:
+        if staying := [name for name in run.needed_by if name not in going]:
+            raise RunError(
+                f"{', '.join(staying)} depends on it",
+                where=str(run.folder),
+                remedy=f"remove it as well: rlaif runs rm {run.name} {' '.join(staying)}",
+            )
+        if _held(run.folder):
+            remedy = "wait for it, or stop it"
+            raise RunError("a process works in this run", where=str(run.folder), remedy=remedy)
+    for run in runs:
+        gone = run.folder.with_name(f".{run.name}.gone")  # whole, or not there
+        run.folder.replace(gone)
+        shutil.rmtree(gone)
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "run.json").read_text("utf-8"))["config"]
+    except (OSError, ValueError, KeyError) as error:
+        remedy = "`rlaif run` writes it anew when it next works in this run"
+        what = f"run.json cannot be read ({error})"
+        raise RunError(what, where=str(folder), remedy=remedy) from None
+
+
+def _stage(folder: Path, name: str) -> KeptStage:
+    done, partial = folder / name, folder / f".{name}.partial"
+    if done.is_dir():
+        record = _record(done)
+        seconds, finished = record.get("seconds"), record.get("finished", "")
+        return KeptStage(name, "done", _bytes(done), seconds, finished)
+    if partial.is_dir():
+        return KeptStage(name, "begun", _bytes(partial))
+    return KeptStage(name, "absent")
+
+
+def _record(done: Path) -> dict[str, Any]:
+    try:
+        return json.loads((done / "stage.json").read_text("utf-8"))
+    except OSError:
+        return {}  # the report has none
+
+
+def _state(folder: Path, figures: dict[str, Any]) -> str:
+    if _held(folder):
+        return "running"
+    if (folder / "awaiting.json").is_file():
+        return "waiting"
+    return "unfinished" if figures["missing"] else "done"
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process has the run open."""
+    try:
+        with (folder / ".lock").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _law(folder: Path) -> str:
+    try:
+        law = load(folder / "constitution.yaml")
+    except RlaifError:
+        return "-"
+    return f"{law.id}@{law.version}"
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _needed_by(folder: Path, root: Path) -> Iterator[str]:
+    inside = folder.resolve()
+    for other in kept_in(root):
+        if other.resolve() == inside:
+            continue
+        try:
+            named = [value for _, value in _flat(_config(other)) if isinstance(value, str)]
+        except RunError:
+            continue
+        if any(Path(value).is_absolute() and inside in Path(value).parents for value in named):
+            yield other.name
+
+
+def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a config, by dotted key."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{at}.{key}".lstrip("."))
+    elif isinstance(value, list) and any(isinstance(inner, (dict, list)) for inner in value):
+        for n, inner in enumerate(value):
+            yield from _flat(inner, f"{at}.{n}")
+    else:
+        yield at, value

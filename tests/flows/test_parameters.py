@@ -1,0 +1,197 @@
+"""What a flow is asked for, and the shards of a stage; no Prefect server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from flows import shards
+from flows.parameters import KINDS, LAWS, SETS, asked
+from flows.pipeline import pipeline
+from flows.shown import key
+from flows.watch import Watch
+from rlaif.config import RunConfig, load
+from rlaif.config.policy import PolicyConfig
+from rlaif.engine.models import Models
+from rlaif.errors import ConfigError
+from rlaif.pipeline import Pipeline
+from rlaif.runs import stage_record
+from rlaif.shipped import SEED_MODEL
+from tests import finished_run
+
+ROOT = Path(__file__).parents[2]
+DEMO = SEED_MODEL.with_name("demo.yaml")
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))["deployments"]
+
+
+def ask(**parameters: Any) -> RunConfig:
+    return asked({"config_file": str(DEMO), "runs": "runs"} | parameters).config
+
+
+def test_nothing_asked_is_as_the_file_says() -> None:
+    assert ask() == load(DEMO)
+
+
+def test_each_parameter_sets_its_keys() -> None:
+    config = ask(
+        name="x", constitution="general", model="sandbox", policy="kto", seed=3, rounds=2,
+        prompts=7, heldout=5, principles=0, changes=["policy.beta=0.2", "seed=4"],
+    )  # fmt: skip
+    told = json.loads(config.model_dump_json())
+    assert told["name"] == "x"
+    assert Path(told["constitution"]).name == "general.yaml"
+    assert (told["policy"]["kind"], told["policy"]["beta"]) == ("kto", 0.2)
+    assert (told["critique"]["limit"], told["preferences"]["limit"]) == (7, 7)
+    assert (told["evaluation"]["limit"], told["critique"]["rounds"]) == (5, 2)
+    assert (told["preferences"]["principles"], told["seed"]) == (0, 4)  # `changes` come last
+
+
+def test_a_path_starts_where_the_flow_runs_not_at_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "law.yaml").write_text((ROOT / "constitution" / "sandbox.yaml").read_text("utf-8"))
+    assert ask(constitution="law.yaml").constitution == tmp_path / "law.yaml"
+
+
+def test_a_mistake_has_place_and_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"`betta`|'betta'.*\n.*did you mean `beta`"):
+        ask(changes=["policy.betta=1"])
+
+
+def test_a_run_goes_on_as_it_stood(tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    run.mkdir()
+    config = ask(name="mine", changes=["policy.beta=0.3", "policy.launch=", "templates=null"][:1])
+    (run / "run.json").write_text(json.dumps({"config": config.resolved()}), "utf-8")
+    (run / "constitution.yaml").write_text(config.constitution.read_text("utf-8"), "utf-8")
+    found = asked({"config_file": str(run), "runs": "elsewhere"})
+    assert found.folder == run
+    assert found.config == config.model_copy(update={"constitution": run / "constitution.yaml"})
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a run that began"):
+        ask(config_file=str(tmp_path))
+
+
+def test_the_title_says_run_law_and_model() -> None:
+    assert asked({"config_file": str(DEMO), "runs": "runs"}).title == "demo · sandbox@1 · sandbox"
+
+
+def test_choices_are_those_of_the_library() -> None:
+    sections = [get_args(tagged)[0] for tagged in get_args(get_args(PolicyConfig)[0])]
+    assert set(KINDS) == {section.model_fields["kind"].default for section in sections}
+    assert "general" in LAWS
+    assert set(SETS) < set(pipeline.parameters.properties)
+
+
+def test_every_deployment_names_a_flow_its_parameters_and_its_tags() -> None:
+    import importlib
+
+    for deployment in DEPLOYMENTS:
+        file, function = deployment["entrypoint"].split(":")
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        known = set(getattr(module, function).parameters.properties)
+        triggered = [t["parameters"] for t in deployment.get("triggers", ())]
+        for parameters in (deployment.get("parameters", {}), *triggered):
+            assert set(parameters) <= known
+        assert "rlaif" in deployment["tags"]
+        assert deployment["enforce_parameter_schema"]
+
+
+def test_an_artifact_key_is_what_prefect_takes() -> None:
+    assert key("plan", Path("runs/My_run.v2")) == "plan-my-run-v2"
+
+
+# --- shards -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = finished_run.engine("start", 1.0)
+    monkeypatch.setattr(Models, "engine", lambda self, config: engine)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_stage_after_its_shards_asks_nothing_and_is_the_same(tmp_path: Path) -> None:
+    told = finished_run.config(
+        prompts=finished_run.requests(tmp_path / "p.jsonl", train=11, heldout=1)
+    )
+    told = told.model_copy(update={"critique": told.critique.model_copy(update={"limit": 10})})
+    digests, sent = [], []
+    for name, n in (("alone", 1), ("sharded", 3)):
+        store = str(tmp_path / f"{name}.sqlite3")
+        with Pipeline.open(told, root=tmp_path / name, store=store) as run:
+            prompts = run.prompts()
+            given = {"shards": n, "stage": "critique", "config": told.resolved(), "store": store,
+                     "prompts": str(prompts), "inputs": []}  # fmt: skip
+            for number in range(n) if n > 1 else ():
+                shards._shard(number, given)
+            record = stage_record(run.critique(prompts))
+            digests.append(record["digest"])
+            sent.append(record["metrics"]["calls"]["sent"])
+    assert digests[0] == digests[1]
+    assert sent[0] > 10
+    assert sent[1] == 0
+
+
+@pytest.mark.usefixtures("scripted")
+def test_shards_that_need_more_servers_than_fit_are_refused(tmp_path: Path) -> None:
+    told = finished_run.config(
+        prompts=finished_run.requests(tmp_path / "p.jsonl", train=3, heldout=1)
+    )
+    with Pipeline.open(told, root=tmp_path, store=str(tmp_path / "store")) as run:
+        with pytest.raises(ConfigError, match="4 shards of critique would start 4 model servers"):
+            shards.warm(run, "critique", 4, tmp_path)
+        assert shards.warm(run, "critique", 1, tmp_path) is None
+
+
+# --- the watch process --------------------------------------------------------------------------
+
+
+class Told:
+    """Prefect's API, which only remembers what it is told."""
+
+    def __init__(self, *, up: bool = True) -> None:
+        self.up, self.events = up, []
+
+    def emit(self, event: str, resource: str, **payload: Any) -> None:
+        if not self.up:
+            raise OSError("refused")
+        self.events.append((event, resource, payload["path"]))
+
+
+def test_a_change_is_told_once_and_never_lost(tmp_path: Path) -> None:
+    law = tmp_path / "law.yaml"
+    text = (ROOT / "constitution" / "sandbox.yaml").read_text("utf-8")
+    law.write_text(text, "utf-8")
+    api: Any = Told()
+    watch = Watch(api, (law,), tmp_path / "runs", tmp_path)
+    watch.constitutions()
+    law.write_text("# a comment\n" + text, "utf-8")
+    watch.constitutions()
+    assert not api.events  # new, then the same meaning
+    law.write_text(text.replace("Pick the response", "Choose the response", 1), "utf-8")
+    api.up = False
+    with pytest.raises(OSError, match="refused"):
+        watch.constitutions()
+    api.up = True
+    Watch(api, (law,), tmp_path / "runs", tmp_path).constitutions()  # started again meanwhile
+    watch.constitutions()
+    assert api.events == [("rlaif.constitution.changed", "rlaif.constitution.sandbox", str(law))]
+
+
+def test_a_file_that_is_being_written_is_no_change(tmp_path: Path) -> None:
+    law = tmp_path / "law.yaml"
+    law.write_text((ROOT / "constitution" / "sandbox.yaml").read_text("utf-8"), "utf-8")
+    api: Any = Told()
+    watch = Watch(api, (law,), tmp_path / "runs", tmp_path)
+    watch.constitutions()
+    law.write_text("id: half", "utf-8")
+    watch.constitutions()
+    assert not api.events

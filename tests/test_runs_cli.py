@@ -1,0 +1,130 @@
+"""`rlaif runs`: what is on the disk, side by side, and removed only where nobody needs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rlaif import keeping
+from rlaif.cli.runs import runs
+from rlaif.config import RunConfig
+from rlaif.runs import Run
+from tests.finished_run import made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("made"), train=6, heldout=8)
+
+
+@pytest.fixture
+def root(finished: Path, tmp_path: Path) -> Path:
+    """Two runs: `first`, and `second`, whose model `first` made."""
+    for name in ("first", "second"):
+        shutil.copytree(finished, tmp_path / name)
+    _tell(tmp_path / "second", model=str(tmp_path / "first" / "policy" / "model"), seed=1)
+    return tmp_path
+
+
+def _tell(run: Path, **config: Any) -> None:
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    record["config"] |= config
+    (run / "run.json").write_text(json.dumps(record), "utf-8")
+
+
+@pytest.fixture
+def rlaif(root: Path) -> Callable[..., Result]:
+    def call(*args: str, **how: Any) -> Result:
+        return CliRunner().invoke(runs, [args[0], "--runs", str(root), *args[1:]], **how)
+
+    return call
+
+
+def test_list_says_state_size_and_figures(rlaif: Callable[..., Result], root: Path) -> None:
+    shutil.rmtree(root / "second" / "evaluation")
+    found = {run["name"]: run for run in json.loads(rlaif("list", "--json").stdout)}
+    first, second = found["first"], found["second"]
+    assert (first["state"], second["state"]) == ("done", "unfinished")
+    sizes = sum(p.stat().st_size for p in (root / "first").rglob("*") if p.is_file())
+    assert first["bytes"] == sizes
+    assert first["constitution"] == "sandbox@1"
+    assert first["figures"]["violations"]["policy"]["value"] is not None
+    assert first["figures"]["calls"]["answered"] > 0
+    shown = rlaif("list").stdout.splitlines()
+    assert shown[0].split()[:3] == ["run", "state", "size"]
+    assert shown[1].split()[:2] == ["first", "done"]
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    done = CliRunner().invoke(runs, ["list", "--runs", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "no runs" in done.stderr
+
+
+def test_show_has_every_stage_and_who_needs_it(rlaif: Callable[..., Result], root: Path) -> None:
+    told = json.loads(rlaif("show", "first", "--json").stdout)
+    stages = {stage["name"]: stage for stage in told["stages"]}
+    assert stages["critique"]["state"] == "done"
+    assert stages["critique"]["bytes"] > 0
+    assert told["needed_by"] == ["second"]
+    assert "needed by second" in rlaif("show", "first").stdout
+
+
+def test_compare_shows_figures_and_differences_only(rlaif: Callable[..., Result]) -> None:
+    told = json.loads(rlaif("compare", "first", "second", "--json").stdout)
+    assert set(told["config"]) == {"model", "seed"}
+    assert told["config"]["seed"] == [0, 1]
+    lines = rlaif("compare", "first", "second").stdout.splitlines()
+    assert lines[0].split() == ["first", "second"]
+    assert any(line.startswith("break a principle, policy") for line in lines)
+
+
+def test_rm_asks_and_no_is_no(rlaif: Callable[..., Result], root: Path) -> None:
+    assert rlaif("rm", "second", input="n\n").exit_code == 1
+    assert (root / "second" / "run.json").is_file()
+    assert rlaif("rm", "second", input="y\n").exit_code == 0
+    assert not (root / "second").exists()
+    assert not list(root.glob(".*"))
+
+
+def test_rm_refuses_what_another_run_needs(rlaif: Callable[..., Result], root: Path) -> None:
+    refused = rlaif("rm", "first", "--yes")
+    assert "second depends on it" in str(refused.exception)
+    assert (root / "first").is_dir()
+    told = json.loads(rlaif("rm", "first", "second", "--yes", "--json").stdout)
+    assert told["removed"] == ["first", "second"]
+    assert told["bytes"] > 0
+    assert not (root / "first").exists()
+
+
+def test_rm_refuses_what_a_process_works_in(rlaif: Callable[..., Result], root: Path) -> None:
+    config = RunConfig.model_validate(
+        {"name": "second", "constitution": "sandbox", "model": "sandbox",
+         "prompts": {"sources": [{"path": "p.jsonl"}]}}
+    )  # fmt: skip
+    with Run.open(config, root=root):
+        assert json.loads(rlaif("show", "second", "--json").stdout)["state"] == "running"
+        assert "a process works in this run" in str(rlaif("rm", "second", "--yes").exception)
+    assert rlaif("rm", "second", "--yes").exit_code == 0
+
+
+def test_a_run_that_waits_for_its_audit_says_so(root: Path) -> None:
+    (root / "first" / "awaiting.json").write_text("{}", "utf-8")
+    assert keeping.kept(root / "first", root).state == "waiting"
+
+
+def test_a_wrong_name_lists_the_right_ones(rlaif: Callable[..., Result]) -> None:
+    error = str(rlaif("show", "frist").exception)
+    assert "no run is called 'frist'" in error
+    assert "first, second" in error
+
+
+def test_a_path_names_a_run_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    assert keeping.place(str(root / "first"), elsewhere) == root / "first"
