@@ -26,12 +26,14 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := $(VENV)/.locked-$(BUILD)
 READY  := $(VENV)/.ready-$(BUILD)
 
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo demo-ppo server test check format bench lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make setup    create $(VENV) with the $(BUILD) builds of torch and vLLM'
 	@echo 'make demo     the whole story on this machine, with the embedded model'
+	@echo 'make demo-ppo  the same with PPO in place of DPO'
+	@echo 'make server   Prefect, a worker and all deployments, until Ctrl-C'
 	@echo 'make test     the tests           (ARGS="-k engine", ARGS=--slow for all of them)'
 	@echo 'make check    lint, format, types'
 	@echo 'make format   mend what lint and format can mend'
@@ -43,6 +45,12 @@ setup: $(READY)
 
 demo: setup
 	$(BIN)/rlaif demo $(ARGS)
+
+demo-ppo: setup
+	$(BIN)/rlaif demo --ppo $(ARGS)
+
+server: setup
+	@$(BIN)/python -m flows.serve $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
@@ -117,8 +125,8 @@ $(READY): $(LOCKED) pyproject.toml
 
 # What a lock has already stays as long as it fits; make lock ARGS=--upgrade takes the newest of all.
 # torch's CPU build comes from a folder that pip knows, else from TORCH_INDEX.
-EXTRAS_cpu := --extra train --extra flows --extra cpu --extra postgres --extra dev
-EXTRAS_gpu := --extra train --extra flows --extra gpu --extra postgres --extra dev
+EXTRAS_cpu := --extra train --extra flows --extra audit --extra cpu --extra postgres --extra dev
+EXTRAS_gpu := --extra train --extra flows --extra audit --extra gpu --extra postgres --extra dev
 COMPILE     = $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate pyproject.toml \
   --custom-compile-command 'make lock' $(ARGS)
 

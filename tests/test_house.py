@@ -49,13 +49,17 @@ LAYERS = (  # each imports only from itself and from those above; stages not fro
     {"runs", "constitution", "templates", "completions", "engine", "losses", "training"},
     {"prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "audit"},
     {"sandbox"},
-    {"report", "trace", "touched"},
+    {"report", "trace", "touched", "keeping"},
     {"pipeline"},
     {"planning"},
     {"cli", "__main__"},
 )
 STAGES = LAYERS[2]
-MAY = {("evaluation", "reward")}  # scoring needs the reward model
+MAY = {  # scoring needs the reward model; a probe reports what evaluation does
+    ("evaluation", "reward"),
+    ("policy", "reward"),
+    ("policy", "evaluation"),
+}
 BELONGS_TO_SANDBOX = {("evaluation", "sandbox")}  # the oracle is for evaluation and tests alone
 
 

@@ -24,6 +24,8 @@ COMMANDS = {  # name: (module:attribute, what `rlaif --help` says of it)
     "demo": ("rlaif.cli.demo:demo", "The whole story on this machine, with the embedded model."),
     "run": ("rlaif.cli.run:run", "Rebuild a model under a constitution."),
     "plan": ("rlaif.cli.plan:plan", "Say what a run would cost, before it starts."),
+    "runs": ("rlaif.cli.runs:runs", "List, show, compare and remove runs."),
+    "audit": ("rlaif.cli.audit:audit", "Let people judge whether the labels can be trusted."),
     "report": ("rlaif.cli.report:report", "Say what came of a run: a page, and its figures."),
     "trace": ("rlaif.cli.trace:trace", "Show everything behind one label or revision."),
     "constitution": (

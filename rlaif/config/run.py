@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from rlaif.config.audit import AuditConfig
 from rlaif.config.engine import EngineConfig, ServingConfig
 from rlaif.config.policy import DpoConfig, PolicyConfig
 from rlaif.config.section import (
@@ -158,6 +159,10 @@ class PreferencesConfig(Section):
     limit: int | None = Field(default=None, gt=0)
     """Use so many training prompts at most."""
 
+    overlay: File | None = None
+    """What people said of an earlier run's labels (`rlaif audit export RUN --form overlay`).
+    Training uses it in the place of the judge's labels; the labels themselves stay."""
+
     @model_validator(mode="after")
     def _fits_the_method(self) -> PreferencesConfig:
         if self.reasoning and self.method == "pointwise":
@@ -234,6 +239,7 @@ class RunConfig(Section):
     critique: CritiqueConfig = CritiqueConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     preferences: PreferencesConfig = PreferencesConfig()
+    audit: AuditConfig = AuditConfig()
     reward: RewardConfig = RewardConfig()
     policy: PolicyConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

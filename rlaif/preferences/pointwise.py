@@ -1,8 +1,9 @@
 """Pointwise labels: the judge reads each answer alone and says whether it violates the principle.
 
 The label is sigmoid((logit p_b - logit p_a) / scale), p the probability of Yes, normalised over Yes
-and No and kept from 0 and 1 by `floor`. An answer is judged once, however many pairs it is in: n calls for n candidates, where
-pairwise labels take n (n - 1). With `weigh_critique` the judge writes a critique first.
+and No and kept from 0 and 1 by `floor`. An answer is judged once, however many pairs it is in:
+n calls for n candidates, where pairwise labels take n (n - 1). With `weigh_critique` the judge
+writes a critique first.
 """
 
 from __future__ import annotations

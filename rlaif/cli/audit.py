@@ -1,0 +1,327 @@
+"""`rlaif audit`: people judge a sample of the labels; a gate, figures, and their verdicts back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rlaif.audit.ledger import Ledger
+    from rlaif.audit.overview import Overview, PrincipleRow
+    from rlaif.audit.records import Audit, Kind
+    from rlaif.intervals import Estimate
+
+RUN = click.Path(path_type=Path)
+FORMS = ("csv", "jsonl", "parquet", "argilla", "labelstudio", "trl", "overlay")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+of_kind = click.option(
+    "--kind", type=click.Choice(["preference", "critique"]), default="preference",
+    show_default=True, help="Labels of pairs, or rounds of critique and revision.",
+)  # fmt: skip
+database = click.option(
+    "--db", metavar="URL", help="The ledger. [default: $RLAIF_AUDIT, else RUN/audit.db]"
+)
+
+
+@click.group()
+def audit() -> None:
+    """Let people judge whether the labels can be trusted."""
+
+
+@audit.command()
+@click.argument("run", type=RUN)
+@of_kind
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+              help="Change the run's audit section, such as reviewers=2.")  # fmt: skip
+@click.option("--seed", type=int, help="Of the draw. [default: the run's]")
+@database
+@as_json
+def sample(
+    run: Path, kind: Kind, changes: tuple[str, ...], seed: int | None, db: str | None, as_json: bool
+) -> None:
+    """Draw items of RUN for review, none that an earlier audit has shown.
+
+    What is drawn is frozen; the threshold cannot be changed afterwards.
+    """
+    from rlaif.audit import sampling
+    from rlaif.audit.items import plain
+    from rlaif.audit.ledger import Ledger
+
+    config = plain(run)["config"]
+    section = _section(config.get("audit", {}), changes)
+    with Ledger.open(_where(run, db)) as ledger:
+        drawn = int(config["seed"]) if seed is None else seed
+        found = ledger.audit(sampling.sample(ledger, run, section, seed=drawn, kind=kind))
+    plan = found.plan
+    told = {
+        "audit": found.id, "kind": plan.kind, "frame": plan.frame_size,
+        "frame_sha256": plan.frame_sha, "sizes": dict(found.sizes), "threshold": plan.tau,
+        "alpha": plan.alpha, "labels": plan.labels,
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(told, indent=1))
+        return
+    arms = ", ".join(f"{n} {arm}" for arm, n in found.sizes.items() if n)
+    click.echo(f"audit {found.id}: {arms}, of {plan.frame_size:,} items")
+    click.echo(f"review them: rlaif audit serve {run}")
+
+
+@audit.command()
+@click.argument("run", type=RUN)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=0, help="0 takes a free one.", show_default=True)
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A host that browsers may use.")
+@click.option("--open", "browse", is_flag=True, help="Open the page in a browser.")
+@database
+def serve(
+    run: Path, host: str, port: int, allow_host: tuple[str, ...], browse: bool, db: str | None
+) -> None:
+    """Serve the review app for RUN, on this machine unless --allow-host says otherwise."""
+    from rlaif.audit.app.serving import serve as serving
+
+    serving(run, db=db, host=host, port=port, allow_host=allow_host, browse=browse)
+
+
+@audit.command()
+@click.argument("run", type=RUN)
+@of_kind
+@click.option("--principles", is_flag=True, help="Show disagreements and drafted edits, too.")
+@click.option("--invite", "invited", metavar="NAME", help="A one-time token for a reviewer.")
+@click.option("--role", type=click.Choice(["reviewer", "lead", "admin"]), default="reviewer",
+              help="Of a reviewer who is new.")  # fmt: skip
+@click.option("--override", metavar="NAME", help="Let training begin, in this lead's name.")
+@click.option("--reason", default="", help="Why, for --override.")
+@database
+@as_json
+def status(
+    run: Path, kind: Kind, principles: bool, invited: str | None, role: Any,
+    override: str | None, reason: str, db: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Say where the audit of RUN stands."""
+    from rlaif.audit.overview import overview
+
+    with _latest(run, kind, db) as (ledger, found):
+        if invited:
+            click.echo(f"one-time token for {invited}: {_invited(ledger, invited, role)}")
+        if override:
+            ledger.override(found.id, _lead(ledger, override), reason)
+        seen = overview(ledger, found.id)
+        head = ledger.verify().head
+    if as_json:
+        click.echo(json.dumps(seen.json() | {"head": head}, indent=1))
+        return
+    for line in _lines(seen, principles):
+        click.echo(line)
+    click.echo(f"\nhead of the ledger: {head}")
+
+
+@audit.command()
+@click.argument("run", type=RUN)
+@of_kind
+@click.option("--form", type=click.Choice(FORMS), default="jsonl", show_default=True)
+@click.option("--out", type=RUN, required=True, help="A file that is not there yet.")
+@click.option("--soften", is_flag=True, help="overlay: soften principles that people contradict.")
+@database
+@as_json
+def export(
+    run: Path, kind: Kind, form: str, out: Path, soften: bool, db: str | None, as_json: bool
+) -> None:
+    """Write the audit of RUN for another tool, or as an overlay for the next run."""
+    from rlaif.audit.exporting import export as write
+
+    with _latest(run, kind, db) as (ledger, found):
+        rows, sha = write(ledger, found.id, form, out, soften=soften)
+    if as_json:
+        click.echo(json.dumps({"file": str(out), "rows": rows, "sha256": sha}, indent=1))
+    else:
+        click.echo(f"{out}: {rows} rows, sha256 {sha}")
+        if form == "overlay":
+            click.echo(f"use it in the next run: preferences: {{overlay: {out}}}")
+
+
+@audit.command("import")
+@click.argument("run", type=RUN)
+@click.argument("file", type=RUN)
+@of_kind
+@click.option("--form", type=click.Choice(FORMS[:5]), help="[default: by the file's name]")
+@click.option("--source", help="Where they were made. [default: the file's name]")
+@database
+@as_json
+def bring(
+    run: Path, file: Path, kind: Kind, form: str | None, source: str | None, db: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Add the verdicts in FILE to the audit of RUN; the gate leaves them out."""
+    from rlaif.audit.importing import import_file
+
+    form = form or {".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "jsonl")
+    with _latest(run, kind, db) as (ledger, found):
+        new, there = import_file(ledger, found.id, file, form, source or file.name)
+    if as_json:
+        click.echo(json.dumps({"new": new, "there": there}))
+    else:
+        click.echo(f"{new} verdicts added, {there} were there already")
+
+
+@audit.command()
+@click.argument("run", type=RUN)
+@click.option("--head", help="A hash that the ledger must still hold, such as one written down.")
+@database
+@as_json
+def verify(run: Path, head: str | None, db: str | None, as_json: bool) -> None:
+    """Recheck every hash of the ledger of RUN; exits with 1 if anything was changed."""
+    from rlaif.audit.ledger import Ledger
+
+    with Ledger.open(_there(run, db)) as ledger:
+        found = ledger.verify(head=head)
+    if as_json:
+        told = {"rows": found.rows, "head": found.head, "problems": list(found.problems)}
+        click.echo(json.dumps(told, indent=1))
+    else:
+        for problem in found.problems:
+            click.echo(problem)
+        word = "NOT intact" if found.problems else "intact"
+        click.echo(f"{found.rows} rows, {word}; head {found.head}")
+    if found.problems:
+        raise SystemExit(1)
+
+
+@audit.command()
+@click.option("--audits", default=2000, show_default=True, type=click.IntRange(1, 1_000_000))
+@click.option("--agreement", required=True, type=click.FloatRange(0, 1), help="The truth.")
+@click.option("--threshold", default=0.70, show_default=True,
+              type=click.FloatRange(0, 1, min_open=True, max_open=True))  # fmt: skip
+@click.option("--alpha", default=0.05, show_default=True,
+              type=click.FloatRange(0, 0.5, min_open=True, max_open=True))  # fmt: skip
+@click.option("--cap", default=400, show_default=True, type=click.IntRange(1))
+@click.option("--frame", default=2000, show_default=True, type=click.IntRange(2))
+@click.option("--seed", default=0, show_default=True)
+@as_json
+def simulate(
+    audits: int, agreement: float, threshold: float, alpha: float, cap: int, frame: int,
+    seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Say how often the gate would pass, and after how many items, if people agreed so often."""
+    from dataclasses import asdict
+
+    from rlaif.audit import gate
+
+    found = gate.simulate(
+        audits, agreement, threshold, seed=seed, alpha=alpha, cap=cap, population=frame
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=1))
+        return
+    click.echo(f"PASS {found.pass_rate:.1%}, FAIL {found.fail_rate:.1%}, "
+               f"inconclusive {found.inconclusive_rate:.1%}")  # fmt: skip
+    if found.median_items is not None:
+        click.echo(f"median items to PASS: {found.median_items:.0f}")
+
+
+# --- what they share ------------------------------------------------------------------------------
+
+
+def _where(run: Path, db: str | None) -> str | Path:
+    from rlaif.audit import where
+
+    return db or where(run)
+
+
+def _there(run: Path, db: str | None) -> str | Path:
+    from rlaif.errors import RunError
+
+    place = _where(run, db)
+    if isinstance(place, Path) and not place.is_file():
+        raise RunError("no audit was drawn", where=str(run), remedy=f"rlaif audit sample {run}")
+    return place
+
+
+@contextmanager
+def _latest(run: Path, kind: Kind, db: str | None) -> Iterator[tuple[Ledger, Audit]]:
+    from rlaif.audit.current import latest
+    from rlaif.audit.ledger import Ledger
+    from rlaif.errors import RunError
+
+    with Ledger.open(_there(run, db)) as ledger:
+        found = latest(ledger, run, kind)
+        if found is None:
+            what = f"no audit of these {kind} items was drawn"
+            remedy = f"rlaif audit sample {run} --kind {kind}"
+            raise RunError(what, where=str(run), remedy=remedy)
+        yield ledger, found
+
+
+def _section(told: dict[str, Any], changes: tuple[str, ...]) -> Any:
+    from pydantic import ValidationError
+
+    from rlaif.config.audit import AuditConfig
+    from rlaif.errors import ConfigError
+
+    given = dict(told)
+    for change in changes:
+        key, _, value = change.partition("=")
+        given[key.removeprefix("audit.")] = value
+    try:
+        return AuditConfig.model_validate(given, context={"folder": Path.cwd()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        remedy = "see rlaif/config/audit.py"
+        raise ConfigError(first["msg"], where=f"--set {where}", remedy=remedy) from error
+
+
+def _invited(ledger: Ledger, name: str, role: Any) -> str:
+    known = {reviewer.name: reviewer.id for reviewer in ledger.reviewers()}
+    return ledger.invite(known[name]) if name in known else ledger.add_reviewer(name, role)[1]
+
+
+def _lead(ledger: Ledger, name: str) -> int:
+    from rlaif.errors import RunError
+
+    for reviewer in ledger.reviewers():
+        if reviewer.name == name:
+            return reviewer.id
+    remedy = f"rlaif audit status RUN --invite {name} --role lead"
+    raise RunError(f"no reviewer is called {name!r}", remedy=remedy)
+
+
+def _lines(seen: Overview, principles: bool) -> Iterator[str]:
+    from rlaif.audit.told import sentence
+
+    gate = seen.gate
+    yield f"{gate.state.upper()}: {sentence(gate)}"
+    if gate.state == "open" and gate.why:
+        yield f"  {gate.why}"
+    yield from (f"  warning: {warning}" for warning in seen.warnings)
+    yield ""
+    yield from (f"{name.replace('_', ' '):<18}{_figure(f)}" for name, f in seen.agreement.items())
+    if seen.alternative.winning is not None:
+        yield f"{'stands in for':<18}{seen.alternative.winning:.0%} of the reviewers"
+    yield ""
+    for row in seen.principles:
+        mark = " NAMED" if row.named else " quarantined" if row.quarantined else ""
+        yield f"{row.principle:<18}{_figure(row.agreement)}{mark}"
+        if principles:
+            yield from _disagreements(row)
+    if seen.disputes:
+        numbers = ", ".join(str(dispute.number) for dispute in seen.disputes[:10])
+        yield f"\n{len(seen.disputes)} items wait for a ruling: {numbers}"
+
+
+def _disagreements(row: PrincipleRow) -> Iterator[str]:
+    if row.direction:
+        yield f"    the judge is {row.direction}; see items {', '.join(map(str, row.exemplars))}"
+    yield from (f"    {line}" for line in row.edit.splitlines())
+
+
+def _figure(found: Estimate) -> str:
+    if found.value is None:
+        return f"undefined: {found.why}"
+    between = "" if found.low is None else f"  [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:.3f}{between}  n={found.n}" + (f"  ({found.why})" if found.why else "")

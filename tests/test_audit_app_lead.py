@@ -1,0 +1,148 @@
+"""The lead's pages: results, disagreements, overriding, invitations; and the plots."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from rlaif.audit.app import plots
+from tests.auditing import SECRET, Client, Live, asked, fill, live
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Live]:
+    with live(tmp_path) as running:
+        yield running
+
+
+def judged(server: Live, audit: int, name: str, agree: bool, n: int = 1) -> None:
+    """n items judged as the AI did, or the other way round."""
+    reviewer = next((r for r in server.ledger.reviewers() if r.name == name), None)
+    id = reviewer.id if reviewer else server.ledger.add_reviewer(name)[0].id
+    for _ in range(n):
+        view = server.ledger.claim(audit, id)
+        if view is None:
+            return
+        item = server.ledger.item(audit, view.number)
+        said = "left" if (view.left == item.payload[item.label]) == agree else "right"
+        server.ledger.decide(audit, view.number, id, "prefer", said, nonce=view.nonce)
+
+
+def test_leads_settle_what_reviewers_differ_on(server: Live) -> None:
+    audit = fill(server.ledger, 5, reviewers=2)
+    for name, agree in (("Anna", True), ("Ben", False)):
+        judged(server, audit, name, agree, 2)
+    lead = server.client("Lena", "lead")
+    page = lead.get(f"/audits/{audit}/lead")[1]
+    assert re.findall(r"disputes/(\d)", page) == ["1", "2"]
+    url = f"/audits/{audit}/disputes/1"
+    page = lead.get(url)[1]
+    for hidden in (SECRET, "Anna", "Ben", "0.13", "0.86"):
+        assert hidden not in page
+    sides = re.findall(r'aria-label="(?:Left|Right) response">(.+?)</div>', page)
+    said = {"verdict": "left", "nonce": "n1"}
+    assert lead.ask("POST", url, said | {"reason": " "})[0] == 409
+    page = lead.post(url, **said, reason="It is kinder.")
+    assert "Item 1 is settled: left is better" in page
+    assert "item 2" in page  # the next one
+    lead.post(f"/audits/{audit}/disputes/2", verdict="tie", nonce="n2", reason="Both.")
+    assert lead.get(url)[0] == 404
+    item = server.ledger.item(audit, 1)
+    with server.ledger.folded(audit) as fold:
+        ruling = fold.units[1].ruling
+    assert item.payload[ruling or ""] == sides[0]
+
+
+def test_the_results_hold_every_figure(server: Live) -> None:
+    audit = fill(server.ledger, 40, frame=2000)
+    judged(server, audit, "Anna", True, 12)
+    page = server.client("Lena", "lead").get(f"/audits/{audit}/lead")[1]
+    assert "OPEN" in page
+    assert "100%" in page
+    for wanted in (
+        "agreement with the AI",
+        "kappa",
+        "Reviewers",
+        "Anna",
+        "Evidence after 12 items",
+    ):
+        assert wanted in page
+    assert "nan" not in page.lower().replace("finance", "")
+    assert "style=" not in page
+
+
+def test_items_are_inspected_once_nobody_is_to_judge_them_blind(server: Live) -> None:
+    audit = fill(server.ledger, 5, reviewers=2)
+    lead = server.client("Lena", "lead")
+    url = f"/audits/{audit}/inspect/1"
+    for name in ("Anna", "Ben"):
+        assert lead.get(url)[0] == 409
+        judged(server, audit, name, False)
+    status, page = lead.get(url)
+    assert status == 200
+    assert f"{SECRET} 0" in page
+    assert "The AI prefers the" in page
+    assert "Anna" not in page
+    rounds = fill(server.ledger, 2, kind="critique")
+    anna = server.client("Carl")
+    first = anna.judge(rounds, anna.post(f"/audits/{rounds}/next"), "no")
+    anna.judge(rounds, first, "tie")
+    assert "found a fault, and revised" in lead.get(f"/audits/{rounds}/inspect/1")[1]
+
+
+def test_a_decided_gate_offers_nothing_more_and_can_be_overridden(server: Live) -> None:
+    audit = fill(server.ledger, 60, frame=2000)
+    judged(server, audit, "Anna", False, 60)
+    lead = server.client("Lena", "lead")
+    page = lead.get(f"/audits/{audit}/lead")[1]
+    assert "FAIL" in page
+    anna = server.client("Anna")
+    assert "The gate has decided" in anna.post(f"/audits/{audit}/next")
+    assert lead.ask("POST", f"/audits/{audit}/override", {"reason": ""})[0] == 409
+    page = lead.post(f"/audits/{audit}/override", reason="It is a rehearsal.")
+    assert "OVERRIDDEN" in page
+    assert "It is a rehearsal." in page
+    assert server.ledger.gate(audit).by == "Lena"
+
+
+def test_reviewers_see_no_results(server: Live) -> None:
+    audit = fill(server.ledger)
+    anna = server.client()
+    assert "Results" not in anna.get("/")[1]
+    for path in ("lead", "disputes/1", "inspect/1"):
+        assert anna.get(f"/audits/{audit}/{path}")[0] == 403
+    for path in ("disputes/1", "override", "invite"):
+        fields = {"reason": "x", "verdict": "left", "name": "Eve", "role": "lead"}
+        assert anna.ask("POST", f"/audits/{audit}/{path}", fields)[0] == 403
+    assert [r.name for r in server.ledger.reviewers()] == ["Anna"]
+
+
+def test_an_invitation_is_a_link_that_works_once(server: Live) -> None:
+    audit = fill(server.ledger)
+    lead = server.client("Lena", "lead")
+    page = lead.post(f"/audits/{audit}/invite", name="Carla")
+    link = re.search(r'value="(http://.+?/login\?token=.+?)"', page)
+    assert link
+    carla = Client(server.url, link[1])
+    assert asked(carla.post(f"/audits/{audit}/next"))[0] == 1
+    assert server.ledger.reviewers()[-1].role == "reviewer"
+    assert lead.ask("POST", f"/audits/{audit}/invite", {"name": ""})[0] == 409
+
+
+def test_plots_are_well_formed_whatever_the_figures() -> None:
+    for passing, failing in (
+        ([], []), ([1.0], [1.0]), ([0.0, 0.0], [math.inf, 1e300]), ([1e-300, 30.0], [0.5, 0.1]),
+    ):  # fmt: skip
+        drawn = ElementTree.fromstring(plots.evidence(passing, failing, 0.05))
+        height = float(drawn.attrib["height"])
+        for line in drawn.iter("polyline"):
+            ys = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
+            assert all(0 <= y <= height for y in ys)
+    for value in (0.0, 0.5, 1.0):
+        assert len(ElementTree.fromstring(plots.interval(value, 0.0, 1.0, 0.7))) == 4
+        assert "50%" in plots.scale(0.5)

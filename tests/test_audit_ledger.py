@@ -1,0 +1,619 @@
+"""The ledger: leases, one row for one decision, undo, skips, late ones, reveals, rulings, proof."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import audits
+import pytest
+from audits import judge, ledger, side, units
+
+from rlaif.audit.errors import AuditError, NotAnswered, NotFound, NotYours, Refused
+from rlaif.audit.ledger import BATCH, Ledger
+from rlaif.audit.records import Unit
+
+
+def fresh(at: Ledger, audit: int, number: int) -> int:
+    """How many verdict rows an item has."""
+    return sum(row.act == "verdict" for row in at.decisions(audit, number))
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+
+def test_items_come_in_the_order_of_the_permutation(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(5)) as (at, audit, _):
+        seen = [judge(at, audit, 1) for _ in range(5)]
+        assert [view.number for view in seen if view] == [1, 2, 3, 4, 5]
+        assert at.claim(audit, 1) is None
+
+
+def test_the_open_item_is_given_again(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(3)) as (at, audit, clock):
+        first = at.claim(audit, 1)
+        clock.now += 60
+        again = at.claim(audit, 1)
+        assert first
+        assert again
+        assert again.number == first.number
+        assert again.nonce == first.nonce
+        assert again.lease_until == first.lease_until + 60_000
+
+
+def test_never_the_same_item_to_two_unless_asked(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(10), people=2) as (at, audit, _):
+        first, second = at.claim(audit, 1), at.claim(audit, 2)
+        assert first
+        assert second
+        assert first.number != second.number
+
+
+def test_overlap_gives_an_item_to_two_different_people(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(4, reviews=2), people=2) as (at, audit, _):
+        for reviewer in (1, 2):
+            numbers = [judge(at, audit, reviewer) for _ in range(4)]
+            assert [v.number for v in numbers if v] == [1, 2, 3, 4]
+            assert at.claim(audit, reviewer) is None
+        assert all(fresh(at, audit, n) == 2 for n in range(1, 5))
+
+
+def test_a_lease_that_ran_out_gives_way(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(1), people=2) as (at, audit, clock):
+        assert at.claim(audit, 1)
+        assert at.claim(audit, 2) is None
+        clock.now += 14 * 60
+        assert at.renew(audit, 1, 1)
+        clock.now += 14 * 60
+        assert at.claim(audit, 2) is None
+        clock.now += 2 * 60
+        assert at.claim(audit, 2)
+        assert not at.renew(audit, 1, 1)
+
+
+def test_what_nobody_took_over_is_still_ones_own(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2), people=2) as (at, audit, clock):
+        mine = at.claim(audit, 1)
+        assert mine
+        clock.now += 3600
+        assert at.claim(audit, 2, number=2)  # reclaims what has lapsed, takes another
+        again = at.claim(audit, 1)
+        assert again
+        assert again.number == mine.number
+        assert not at.decide(audit, 1, 1, "prefer", "left", nonce="n").extra
+
+
+def test_sides_are_stored_and_differ_between_reviewers(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(24, reviews=2), people=2) as (at, audit, _):
+        order: dict[int, list[bool]] = {1: [], 2: []}
+        for reviewer in (1, 2):
+            while view := judge(at, audit, reviewer):
+                order[reviewer].append(view.left.startswith("A"))
+                after = at.look(audit, view.number, reviewer)
+                assert (after.left, after.right) == (view.left, view.right)
+        assert order[1] != order[2]
+        assert 4 <= sum(order[1]) <= 20
+        left = {row.left for row in at.decisions(audit) if row.reviewer == 1}
+        assert left == {"a", "b"}
+
+
+def test_one_item_by_its_number(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(5), people=2) as (at, audit, _):
+        assert at.look(audit, 4, 1).holding == "none"
+        third = at.claim(audit, 1, number=3)
+        assert third
+        assert third.number == 3
+        assert at.claim(audit, 2, number=3) is None
+        assert at.neighbours(audit, 3, 1) == (None, None)
+        at.claim(audit, 1, number=5)
+        assert at.neighbours(audit, 3, 1) == (None, 5)
+        with pytest.raises(NotFound):
+            at.look(audit, 6, 1)
+
+
+def test_a_blind_view_holds_nothing_that_the_ai_said(tmp_path: Path) -> None:
+    drawn = [Unit(audits.critique(k), "gate", k, 0.01) for k in range(3)]
+    with ledger(tmp_path, drawn) as (at, audit, _):
+        view = at.claim(audit, 1)
+        assert view
+        text = json.dumps(asdict(view))
+        assert "SECRET" not in text
+        assert "after" not in text  # that there is a revision would say that a fault was found
+        assert "revised" not in text
+
+
+# --- decisions ------------------------------------------------------------------------------------
+
+
+def test_the_same_delivery_twice_is_one_row(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        view = at.claim(audit, 1)
+        assert view
+        one = at.decide(audit, 1, 1, "prefer", "left", nonce=view.nonce)
+        two = at.decide(audit, 1, 1, "prefer", "left", nonce=view.nonce)
+        assert one.decision == two.decision
+        assert (one.already, two.already) == (False, True)
+        assert fresh(at, audit, 1) == 1
+
+
+def test_a_second_tab_adds_nothing(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        at.claim(audit, 1)
+        at.decide(audit, 1, 1, "prefer", "left", nonce="tab one")
+        other = at.decide(audit, 1, 1, "prefer", "right", nonce="tab two")
+        assert other.already
+        assert other.decision.nonce == "tab one"
+        assert fresh(at, audit, 1) == 1
+
+
+def test_a_late_verdict_is_kept_and_does_not_count(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(1), people=2) as (at, audit, clock):
+        late = at.claim(audit, 1)
+        assert late
+        clock.now += 3600
+        judge(at, audit, 2, "a")
+        found = at.decide(audit, 1, 1, "prefer", side(late, "b"), nonce=late.nonce)
+        assert found.extra
+        again = at.decide(audit, 1, 1, "prefer", side(late, "b"), nonce=late.nonce)
+        assert again.already
+        assert fresh(at, audit, 1) == 2
+        with at.folded(audit) as fold:
+            assert len(fold.units[1].counted) == 1
+            assert fold.units[1].agreement == 1.0
+
+
+def test_verdicts_are_kept_in_the_items_own_sides(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(30)) as (at, audit, _):
+        while judge(at, audit, 1, "b"):
+            pass
+        assert {row.verdict for row in at.decisions(audit)} == {"b"}
+        view = at.look(audit, 1, 1)
+        assert view.answers == {"prefer": side(view, "b")}
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2), people=2) as (at, audit, _):
+        with pytest.raises(NotYours):
+            at.decide(audit, 1, 1, "prefer", "left", nonce="x")
+        at.claim(audit, 1)
+        with pytest.raises(AuditError, match="no answer"):
+            at.decide(audit, 1, 1, "prefer", "a", nonce="x")
+        with pytest.raises(AuditError, match="no question"):
+            at.decide(audit, 1, 1, "better", "left", nonce="x")
+        with pytest.raises(AuditError, match="nonce"):
+            at.decide(audit, 1, 1, "prefer", "left", nonce="")
+        at.decide(audit, 1, 1, "prefer", "left", nonce="x")
+        at.claim(audit, 2)
+        with pytest.raises(Refused, match="another item"):
+            at.decide(audit, 2, 2, "prefer", "left", nonce="x")
+        with pytest.raises(NotFound):
+            at.claim(audit, 9)
+
+
+# --- undo, skip, flag, note -----------------------------------------------------------------------
+
+
+def test_undo_brings_the_item_back_once(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(3)) as (at, audit, _):
+        first = judge(at, audit, 1, "a")
+        assert first
+        back = at.undo(audit, 1, nonce="undo")
+        assert back
+        assert (back.number, back.stage, back.holding) == (1, "prefer", "mine")
+        assert back.nonce != first.nonce
+        again = at.undo(audit, 1, nonce="undo")
+        assert again
+        assert again.number == 1
+        assert at.undo(audit, 1, nonce="further") is None
+        at.decide(audit, 1, 1, "prefer", side(back, "b"), nonce=back.nonce)
+        with at.folded(audit) as fold:
+            assert fold.units[1].agreement == 0.0
+        acts = [row.act for row in at.decisions(audit, 1)]
+        assert acts == ["verdict", "undo", "verdict"]
+
+
+def test_no_undo_after_the_reveal(tmp_path: Path) -> None:
+    drawn = units(2, "targeted")
+    with ledger(tmp_path, drawn) as (at, audit, _):
+        judge(at, audit, 1)
+        at.reveal(audit, 1, 1)
+        assert at.undo(audit, 1, nonce="undo") is None
+
+
+def test_a_skip_goes_to_somebody_else(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(1), people=2) as (at, audit, _):
+        at.claim(audit, 1)
+        with pytest.raises(Refused, match="reason"):
+            at.skip(audit, 1, 1, " ", nonce="s")
+        at.skip(audit, 1, 1, "chemistry", nonce="s")
+        assert at.skip(audit, 1, 1, "chemistry", nonce="s").already
+        assert at.claim(audit, 1) is None
+        assert at.gate(audit).n == 0
+        assert judge(at, audit, 2)
+        assert at.gate(audit).n == 1
+
+
+def test_an_item_that_all_skip_counts_against_both_sides(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2), people=2) as (at, audit, _):
+        for reviewer in (1, 2):
+            at.claim(audit, reviewer, number=1)
+            at.skip(audit, 1, reviewer, "no idea", nonce=f"s{reviewer}")
+        state = at.gate(audit)
+        assert state.n == 1
+        assert state.passing < 1
+        assert state.failing < 1
+        assert [dispute.number for dispute in at.disputes(audit)] == [1]
+
+
+def test_a_skip_is_undone(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(1), people=2) as (at, audit, _):
+        at.claim(audit, 1)
+        at.skip(audit, 1, 1, "wrong key", nonce="s")
+        assert at.undo(audit, 1, nonce="u")
+        assert at.claim(audit, 2) is None
+        at.decide(audit, 1, 1, "prefer", "tie", nonce="v")
+        assert at.gate(audit).n == 1
+
+
+def test_flags_and_notes(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(1)) as (at, audit, _):
+        at.flag(audit, 1, 1, True, nonce="f1")
+        at.note(audit, 1, 1, "=odd \x00 \ud800", nonce="n1")
+        at.note(audit, 1, 1, "=odd \x00 \ud800", nonce="n1")
+        view = at.look(audit, 1, 1)
+        assert view.flagged
+        assert view.notes == ("=odd \N{REPLACEMENT CHARACTER} ?",)
+        at.flag(audit, 1, 1, False, nonce="f2")
+        assert not at.look(audit, 1, 1).flagged
+        assert at.verify().problems == ()
+
+
+# --- reveals --------------------------------------------------------------------------------------
+
+
+def test_gate_items_are_revealed_by_the_batch(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(BATCH * 2 + 1)) as (at, audit, _):
+        for n in range(1, BATCH):
+            judge(at, audit, 1, random.Random(n).choice("ab"))
+        assert at.ready(audit, 1) == []
+        with pytest.raises(NotAnswered, match="20 at a time"):
+            at.reveal(audit, 1, 1)
+        at.claim(audit, 1)
+        with pytest.raises(NotAnswered, match="prefer"):
+            at.reveal(audit, BATCH, 1)
+        judge(at, audit, 1)
+        assert at.ready(audit, 1) == list(range(1, BATCH + 1))
+        found = at.reveal(audit, 1, 1)
+        assert found.ai["rationales"][0]["text"] == "SECRET"
+        assert found.agrees in (0.0, 1.0)
+        assert at.ready(audit, 1) == list(range(2, BATCH + 1))
+        assert sum(row.act == "reveal" for row in at.decisions(audit)) == 1
+        at.reveal(audit, 1, 1)
+        assert sum(row.act == "reveal" for row in at.decisions(audit)) == 1
+
+
+def test_targeted_items_are_revealed_at_once(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2, "targeted")) as (at, audit, _):
+        view = judge(at, audit, 1)
+        assert view
+        assert at.ready(audit, 1) == [1]
+        found = at.reveal(audit, 1, 1)
+        assert found.label == side(view, "a")
+
+
+def test_the_rest_is_revealed_at_the_end(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(3)) as (at, audit, _):
+        for _ in range(3):
+            judge(at, audit, 1)
+        assert at.ready(audit, 1) == [1, 2, 3]
+
+
+def test_a_changed_mind_is_a_row_and_the_gate_keeps_the_blind_one(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        view = judge(at, audit, 1, "b")
+        judge(at, audit, 1, "a")
+        assert view
+        with pytest.raises(NotAnswered):
+            at.change(audit, 1, 1, "prefer", side(view, "a"), nonce="c")
+        at.reveal(audit, 1, 1)
+        before = at.gate(audit)
+        at.change(audit, 1, 1, "prefer", side(view, "a"), nonce="c")
+        assert at.gate(audit) == before
+        assert at.look(audit, 1, 1).answers == {"prefer": side(view, "a")}
+        assert at.decisions(audit, 1)[-1].blind == "no"
+
+
+def test_a_critique_from_question_to_question(tmp_path: Path) -> None:
+    drawn = [Unit(audits.critique(0), "gate", 0, 0.1)]
+    drawn.append(Unit(audits.critique(1, "no_fault"), "gate", 1, 0.1))
+    with ledger(tmp_path, drawn) as (at, audit, _):
+        view = at.claim(audit, 1)
+        assert view
+        assert (view.stage, view.response, view.left) == ("violated", "before 0", "")
+        with pytest.raises(NotAnswered):
+            at.decide(audit, 1, 1, "better", "left", nonce="b")
+        at.decide(audit, 1, 1, "violated", "yes", nonce="v")
+        view = at.claim(audit, 1)
+        assert view
+        assert (view.number, view.stage) == (1, "better")
+        assert {view.left, view.right} == {"before 0", "after 0"}
+        word = "left" if view.left.startswith("after") else "right"
+        with pytest.raises(NotAnswered, match="better"):
+            at.reveal(audit, 1, 1)
+        at.decide(audit, 1, 1, "better", word, nonce="b")
+        found = at.reveal(audit, 1, 1)
+        assert (found.label, found.agrees, found.revision) == ("yes", 1.0, "after 0")
+        assert found.stages == ("critique", "defects", "revision")
+        at.decide(audit, 1, 1, "critique", "partial", nonce="c")
+        at.decide(audit, 1, 1, "defects", "evasive,factual", nonce="d")
+        at.decide(audit, 1, 1, "revision", "edit", nonce="e", text="better still")
+        assert at.decide(audit, 1, 1, "revision", "edit", nonce="e2", text="better still").already
+        assert at.reveal(audit, 1, 1).stages == ()
+        second = at.claim(audit, 1)
+        assert second
+        assert second.number == 2
+        at.decide(audit, 2, 1, "violated", "no", nonce="v2")
+        found = at.reveal(audit, 2, 1)
+        assert (found.label, found.agrees, found.stages) == ("no", 1.0, ("critique",))
+        assert at.gate(audit).mean == 1.0
+
+
+# --- gate and rulings -----------------------------------------------------------------------------
+
+
+def test_only_the_completed_prefix_counts(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(5), people=2) as (at, audit, _):
+        slow = at.claim(audit, 1)
+        assert slow
+        for _ in range(3):
+            judge(at, audit, 2)
+        state = at.gate(audit)
+        assert state.n == 0
+        assert "3 behind it" in state.why
+        at.decide(audit, 1, 1, "prefer", "tie", nonce="slow")
+        assert at.gate(audit).n == 4
+
+
+def test_the_gate_is_decided_once_and_ends_the_arm(tmp_path: Path) -> None:
+    drawn = units(60) + units(3, "coverage", start=100)
+    with ledger(tmp_path, drawn) as (at, audit, _):
+        while at.gate(audit).state == "open":
+            assert judge(at, audit, 1)
+        state = at.gate(audit)
+        assert (state.state, state.passed) == ("pass", True)
+        assert 10 < state.n < 40
+        assert state.low > 0.65
+        assert at.progress(audit, 1).left is None
+        assert at.claim(audit, 1) is None  # nothing asks for more
+        assert at.undo(audit, 1, nonce="u") is None
+        assert at.gate(audit) == state
+    with Ledger.open(tmp_path / "audit.db") as again:
+        assert again.gate(audit) == state
+
+
+def test_what_each_principle_still_needs_stays_open(tmp_path: Path) -> None:
+    drawn = units(40)
+    with ledger(tmp_path, drawn, design={"per_principle": 25}) as (at, audit, _):
+        n = 0
+        while judge(at, audit, 1):
+            n += 1
+        assert at.gate(audit).state == "pass"
+        assert n == 25
+
+
+def test_a_bad_judge_fails(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(60)) as (at, audit, _):
+        while at.gate(audit).state == "open":
+            assert judge(at, audit, 1, "b")
+        assert at.gate(audit).state == "fail"
+        assert not at.gate(audit).passed
+
+
+def test_a_lead_overrides_with_a_reason(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(3), people=2) as (at, audit, _):
+        with pytest.raises(Refused, match="no lead"):
+            at.override(audit, 2, "because")
+        with pytest.raises(Refused, match="reason"):
+            at.override(audit, 1, "")
+        state = at.override(audit, 1, "a dry run")
+        assert (state.state, state.by, state.reason) == ("overridden", "person 1", "a dry run")
+        assert state.passed
+
+
+def test_disagreement_is_ruled_on_without_names(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2, reviews=2), people=2) as (at, audit, _):
+        judge(at, audit, 1, "a")
+        judge(at, audit, 2, "b")
+        (dispute,) = at.disputes(audit)
+        assert (dispute.number, dispute.verdicts) == (1, ("a", "b"))
+        assert at.gate(audit).passing < 1  # nobody knows: counts against PASS
+        with pytest.raises(Refused):
+            at.adjudicate(audit, 1, 2, "a", "I know", nonce="r")
+        with pytest.raises(AuditError, match="no ruling"):
+            at.adjudicate(audit, 1, 1, "left", "I know", nonce="r")
+        ruled = at.adjudicate(audit, 1, 1, "a", "it does less harm", nonce="r")
+        assert at.adjudicate(audit, 1, 1, "a", "it does less harm", nonce="r") == ruled
+        assert at.disputes(audit) == []
+        assert at.gate(audit).passing > 1
+        assert at.undo(audit, 1, nonce="u") is None
+
+
+def test_the_guideline_freezes_with_the_first_gate_verdict(tmp_path: Path) -> None:
+    drawn = units(1, "calibration", start=50) + units(2)
+    with ledger(tmp_path, drawn) as (at, audit, _):
+        judge(at, audit, 1)
+        sha = at.guideline(audit, "Be fairer.", 1)
+        assert at.audit(audit).plan.guideline == "Be fairer."
+        judge(at, audit, 1)
+        with pytest.raises(Refused, match="frozen"):
+            at.guideline(audit, "Be fairest.", 1)
+        assert at.audit(audit).guideline_sha == sha
+        assert at.verify().problems == ()
+
+
+def test_progress_counts_items_and_minutes(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(60)) as (at, audit, _):
+        before = at.progress(audit, 1)
+        assert before.left
+        for _ in range(5):
+            judge(at, audit, 1)
+        now = at.progress(audit, 1)
+        assert (now.done, now.target, now.batch) == (5, 60, 5)
+        assert now.left
+        assert now.left < before.left
+        assert now.minutes == pytest.approx(now.left * 9 / 60)
+
+
+# --- people ---------------------------------------------------------------------------------------
+
+
+def test_tokens_are_shown_once_and_kept_as_hashes(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(1)) as (at, _, clock):
+        person, token = at.add_reviewer("Ann")
+        assert token.encode() not in (tmp_path / "audit.db").read_bytes()
+        session = at.redeem(token)
+        assert session
+        assert at.redeem(token) is None
+        assert at.by_session(session) == person
+        assert at.by_session(token) is None
+        at.logout(session)
+        assert at.by_session(session) is None
+        old = at.invite(person.id)
+        clock.now += 8 * 24 * 3600
+        assert at.redeem(old) is None
+        live = at.redeem(at.invite(person.id))
+        assert live
+        at.deactivate(person.id)
+        assert at.by_session(live) is None
+        with pytest.raises(NotFound):
+            at.invite(person.id)
+        with pytest.raises(Refused, match="called"):
+            at.add_reviewer("Ann")
+        with pytest.raises(Refused, match="no name"):
+            at.add_reviewer("\x1b[31m")
+
+
+# --- proof ----------------------------------------------------------------------------------------
+
+
+def filled(folder: Path) -> tuple[Path, str]:
+    """A ledger with all kinds of rows, closed; its file and its head."""
+    drawn = units(6, reviews=2)
+    with ledger(folder, drawn, people=2) as (at, audit, _):
+        for k in range(4):
+            judge(at, audit, 1, "a")
+            judge(at, audit, 2, "ab"[k % 2])
+        at.undo(audit, 1, nonce="undo")
+        at.note(audit, 2, 1, "a note", nonce="note")
+        at.adjudicate(audit, 2, 1, "a", "seen", nonce="ruling")
+        at.override(audit, 1, "a test")
+        found = at.verify()
+        assert found.problems == ()
+        return folder / "audit.db", found.head
+
+
+def changed(path: Path, *statements: str) -> tuple[str, ...]:
+    """What `verify` says after somebody has been at the file with a tool of his own."""
+    with sqlite3.connect(path) as raw:
+        names = [
+            name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        ]
+        for name in names:
+            raw.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            assert raw.execute(statement).rowcount
+    raw.close()
+    with Ledger.open(path) as at:
+        return at.verify().problems
+
+
+@pytest.mark.parametrize("table", ["decision", "adjudication", "gate_event", "item", "unit"])
+@pytest.mark.parametrize("act", ["UPDATE {} SET id = id", "DELETE FROM {}"])
+def test_rows_cannot_be_changed(tmp_path: Path, table: str, act: str) -> None:
+    path, _ = filled(tmp_path)
+    column = "seq" if table in ("decision", "adjudication", "gate_event") else "id"
+    with sqlite3.connect(path) as raw, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        raw.execute(act.format(table).replace("id = id", f"{column} = {column}"))
+    raw.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE decision SET verdict = 'b' WHERE seq = 3", "decision 3 was changed"),
+        ("UPDATE decision SET created = created + 1 WHERE seq = 3", "decision 3 was changed"),
+        ("UPDATE adjudication SET text = 'x'", "adjudication"),
+        ("UPDATE gate_event SET state = 'pass' WHERE state = 'overridden'", "gate_event"),
+        ("DELETE FROM decision WHERE seq = 4", "row 4 is missing"),
+        ("UPDATE audit SET tau = 0.5", "plan of audit 1"),
+        ("UPDATE unit SET arm = 'targeted' WHERE number = 2", "plan of audit 1"),
+        ("UPDATE item SET label = 'b' WHERE id = 2", "item pair000001"),
+        ("UPDATE guideline_version SET text = 'Be unfair.'", "guideline"),
+        ("UPDATE audit_ledger SET head = 'x'", "the ledger ends"),
+    ],
+)
+def test_a_change_is_found(tmp_path: Path, statement: str, said: str) -> None:
+    path, _ = filled(tmp_path)
+    assert said in " ".join(changed(path, statement))
+
+
+def test_every_flipped_bit_of_a_row_is_found(tmp_path: Path) -> None:
+    path, _ = filled(tmp_path)
+    with sqlite3.connect(path) as raw:
+        names = [row[1] for row in raw.execute("PRAGMA table_info(decision)")]
+        rows = raw.execute("SELECT * FROM decision ORDER BY seq").fetchall()
+    raw.close()
+    rng, copies = random.Random(0), tmp_path / "copies"
+    copies.mkdir()
+    for k in range(20):
+        row = rng.choice(rows)
+        column = rng.choice(
+            [n for n, v in enumerate(row) if v not in (None, "") and names[n] != "seq"]
+        )
+        value = row[column]
+        if isinstance(value, int):
+            flipped = str(value ^ (1 << rng.randrange(8)))
+        else:
+            at = rng.randrange(len(value))
+            turned = chr(ord(value[at]) ^ (1 << rng.randrange(5)))
+            flipped = "'" + (value[:at] + turned + value[at + 1 :]).replace("'", "''") + "'"
+        copy = copies / f"{k}.db"
+        copy.write_bytes(path.read_bytes())
+        statement = f'UPDATE decision SET "{names[column]}" = {flipped} WHERE seq = {row[0]}'
+        assert changed(copy, statement), statement
+
+
+def test_an_end_that_was_cut_off_is_found_against_a_head(tmp_path: Path) -> None:
+    path, head = filled(tmp_path)
+    with sqlite3.connect(path) as raw:
+        (last,) = raw.execute("SELECT max(seq) FROM gate_event").fetchone()
+        before = raw.execute("SELECT hash FROM adjudication").fetchone()[0]
+    raw.close()
+    cut = changed(
+        path,
+        f"DELETE FROM gate_event WHERE seq = {last}",
+        f"UPDATE audit_ledger SET seq = {last - 1}, head = '{before}'",
+    )
+    assert cut == ()  # by itself the rest is whole
+    with Ledger.open(path) as at:
+        assert any("cut off" in problem for problem in at.verify(head=head).problems)
+        assert at.verify(head=before).problems == ()
+
+
+# --- size -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_items_do_not_slow_it(tmp_path: Path, n: int) -> None:
+    with ledger(tmp_path, units(n, "coverage"), frame_size=n) as (at, audit, _):
+        judge(at, audit, 1)
+        began = time.process_time()
+        for _ in range(20):
+            judge(at, audit, 1)
+            at.progress(audit, 1)
+            at.ready(audit, 1)
+        assert (time.process_time() - began) / 20 < 0.03
