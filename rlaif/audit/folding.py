@@ -24,7 +24,7 @@ d, j, u, i = (t.c for t in (tables.decision, tables.adjudication, tables.unit, t
 
 @dataclass
 class Review:
-    """One reviewer's answers to one item, in the item's sides. `counts`: blind, whole, in time.
+    """One reviewer's answers to one item, in the item's sides.
 
     `answers` are those before the reveal, `later` what was said after it. `seq` is the row that
     completed it; `source` names where an imported one comes from.
