@@ -2,7 +2,8 @@
 
 A wording is a frame ("Find what in the response ...") around a phrase ("insults the user"). The
 seed model trains on frames and phrases in all combinations but those held out here. The shipped
-`constitution/sandbox.yaml` is written by this module, its last paraphrases from held-out material:
+`constitution/sandbox.yaml` is written by this module, its last paraphrases of critique and revise
+from held-out material:
 
     python -m rlaif.sandbox.wording > constitution/sandbox.yaml
 """
@@ -193,6 +194,8 @@ def constitution() -> str:
     lines = [
         "# Written by `python -m rlaif.sandbox.wording`. Of each five paraphrases the last",
         "# two were kept from the seed model's training; `rlaif sandbox card` measures them apart.",
+        "# `prefer` has the first three only: asked in words that it has never met, the model takes",
+        "# a question for its opposite (see its card).",
         "id: sandbox",
         'version: "1"',
         "title: The law of the micro-world",
@@ -202,7 +205,8 @@ def constitution() -> str:
     for principle, title in TITLES.items():
         lines += [f"  - id: {principle}  # {title}"]
         for task in ("critique", "revise", "prefer"):
-            lines += [f"    {task}:", *(f'      - "{text}"' for text in shipped(task, principle))]
+            texts = shipped(task, principle)[: -N_UNSEEN if task == "prefer" else None]
+            lines += [f"    {task}:", *(f'      - "{text}"' for text in texts)]
         lines += [f"    tags: [{TAGS.get(principle, 'harmless')}]"]
     return "\n".join(lines) + "\n"
 
