@@ -24,7 +24,8 @@ def test_the_shipped_constitution_is_the_one_that_wording_writes() -> None:
     assert path.read_text() == wording.constitution()
     law = load(path)
     assert {p.id for p in law.principles} == set(world.PRINCIPLES)
-    assert all(len(p.critique) == len(p.revise) == len(p.prefer) == 5 for p in law.principles)
+    assert all(len(p.critique) == len(p.revise) == 5 for p in law.principles)
+    assert all(len(p.prefer) == 5 - wording.N_UNSEEN for p in law.principles)
 
 
 def test_unseen_wordings_are_never_drawn() -> None:
@@ -32,7 +33,8 @@ def test_unseen_wordings_are_never_drawn() -> None:
     for task in ("critique", "revise", "prefer"):
         for principle in world.PRINCIPLES:
             unseen = set(wording.shipped(task, principle)[-wording.N_UNSEEN :])
-            drawn = {wording.wording(rng, task, principle) for _ in range(300)}
+            draws = ({"wider": wider} for wider in (False, True) for _ in range(300))
+            drawn = {wording.wording(rng, task, principle, **how) for how in draws}
             assert not drawn & unseen
 
 
