@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM, reason="no chromium here; RLAIF_CHROMIUM may name one"),
 ]
-GUARD = 350  # milliseconds after which an item takes a key
+GUARD = 700  # milliseconds after which an item surely takes a key, on a busy machine too
 Page = Any
 Open = Callable[..., Page]
 

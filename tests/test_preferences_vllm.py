@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 WRITTEN = {"temperature": 0.0, "max_tokens": 128}
 METHODS: tuple[dict[str, Any], ...] = (
     {"principles": 2, "candidates": 3},
-    {"method": "pointwise", "candidates": 3, "principles": 2},
-    {"method": "pointwise", "weigh_critique": True, "reason": WRITTEN},
+    {"method": "pointwise", "candidates": 3, "principles": 2, "floor": 0.0},
+    {"method": "pointwise", "weigh_critique": True, "reason": WRITTEN, "floor": 0.0},
     {"reasoning": True, "clamp": (0.2, 0.8), "reason": WRITTEN},
 )
 
