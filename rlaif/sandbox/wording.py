@@ -194,8 +194,8 @@ def constitution() -> str:
     lines = [
         "# Written by `python -m rlaif.sandbox.wording`. Of each five paraphrases the last",
         "# two were kept from the seed model's training; `rlaif sandbox card` measures them apart.",
-        "# `prefer` has the first three only: asked in words that it has never met, the model takes",
-        "# a question for its opposite (see its card).",
+        "# `prefer` has the first three only: asked in words that it has never met, the model",
+        "# takes a question for its opposite (see its card).",
         "id: sandbox",
         'version: "1"',
         "title: The law of the micro-world",
