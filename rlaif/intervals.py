@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-_Z = NormalDist().inv_cdf(0.975)
+Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Share:
         if not self.n:
             return None
         z = NormalDist().inv_cdf(0.5 + self.confidence / 2)
-        return _wilson(self.hits / self.n, self.n, z)
+        return wilson(self.hits / self.n, self.n, z)
 
     def json(self) -> dict[str, float | int | None]:
         """`value`, `low`, `high` and `n`, rounded to four places."""
@@ -124,7 +124,7 @@ def share(sums: Clusters) -> Estimate:
     p = hits / n
     error = sums.error((1 / n, -p / n))
     effective = min(n, p * (1 - p) / error**2) if error else min(n, sums.n)
-    low, high = _wilson(p, effective)
+    low, high = wilson(p, effective)
     return Estimate(p, low, high, round(n))
 
 
@@ -134,7 +134,7 @@ def mean(sums: Clusters) -> Estimate:
     if not n:
         return undefined("nothing to average")
     value, error = total / n, sums.error((1 / n, -total / n**2))
-    half = None if error is None else _Z * error
+    half = None if error is None else Z * error
     bounds = (None, None) if half is None else (value - half, value + half)
     return Estimate(value, *bounds, round(n))
 
@@ -151,7 +151,7 @@ def difference(sums: Clusters) -> Estimate:
     s = sums.smoothed((0, 1, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1), (1, 1, 1, 1))
     y, n, y0, n0 = s.totals
     middle = y / n - y0 / n0
-    half = _Z * (s.error((1 / n, -y / n**2, -1 / n0, y0 / n0**2)) or 0.0)
+    half = Z * (s.error((1 / n, -y / n**2, -1 / n0, y0 / n0**2)) or 0.0)
     low, high = max(-1.0, middle - half), min(1.0, middle + half)
     return Estimate(value, min(low, value), max(high, value), round(sums.totals[1]))
 
@@ -168,13 +168,13 @@ def ratio(sums: Clusters) -> Estimate:
     s = sums.smoothed((0, 1, 0, 1), (0, 1, 1, 1), (1, 1, 0, 1), (1, 1, 1, 1))
     y, n, y0, n0 = s.totals
     middle = math.log(y / n) - math.log(y0 / n0)
-    half = _Z * (s.error((1 / y, -1 / n, -1 / y0, 1 / n0)) or 0.0)
+    half = Z * (s.error((1 / y, -1 / n, -1 / y0, 1 / n0)) or 0.0)
     low, high = math.exp(middle - half), math.exp(middle + half)
     return Estimate(value, min(low, value), max(high, value), round(sums.totals[1]))
 
 
-def _wilson(p: float, n: float, z: float | None = None) -> tuple[float, float]:
-    z = _Z if z is None else z
+def wilson(p: float, n: float, z: float = Z) -> tuple[float, float]:
+    """Wilson's score interval of a share p of n items; n may be an effective number."""
     scale = 1 + z * z / n
     middle = (p + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(max(p * (1 - p) / n, 0.0) + z * z / (4 * n * n))

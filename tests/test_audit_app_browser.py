@@ -90,6 +90,15 @@ def begin(page: Page, server: Live, audit: int) -> None:
     page.keyboard.press("Enter")
 
 
+def first_item(server: Live, come: Open) -> tuple[int, Page]:
+    """A new audit, and a reviewer who looks at its first item."""
+    audit = fill(server.ledger)
+    page = come()
+    begin(page, server, audit)
+    arrive(page, 1)
+    return audit, page
+
+
 def verdicts(server: Live, audit: int) -> list[tuple[int, str]]:
     return [(d.number, d.verdict) for d in server.ledger.decisions(audit) if d.act == "verdict"]
 
@@ -217,10 +226,7 @@ def test_two_reviewers_race(server: Live, come: Open) -> None:
 
 
 def test_a_verdict_given_off_line_is_kept_and_sent_once(server: Live, come: Open) -> None:
-    audit = fill(server.ledger)
-    page = come()
-    begin(page, server, audit)
-    arrive(page, 1)
+    audit, page = first_item(server, come)
     page.context.set_offline(True)
     page.keyboard.press("3")
     page.get_by_text("Not saved yet").wait_for()
@@ -236,10 +242,7 @@ def test_a_verdict_given_off_line_is_kept_and_sent_once(server: Live, come: Open
 
 
 def test_an_answer_lost_on_the_way_back_doubles_nothing(server: Live, come: Open) -> None:
-    audit = fill(server.ledger)
-    page = come()
-    begin(page, server, audit)
-    arrive(page, 1)
+    audit, page = first_item(server, come)
     lost = []
 
     def lose(route: Any) -> None:
@@ -256,10 +259,7 @@ def test_an_answer_lost_on_the_way_back_doubles_nothing(server: Live, come: Open
 
 
 def test_a_verdict_survives_that_the_page_is_closed(server: Live, come: Open) -> None:
-    audit = fill(server.ledger)
-    page = come()
-    begin(page, server, audit)
-    arrive(page, 1)
+    audit, page = first_item(server, come)
     page.context.set_offline(True)
     page.keyboard.press("3")
     page.get_by_text("Not saved yet").wait_for()
@@ -272,10 +272,7 @@ def test_a_verdict_survives_that_the_page_is_closed(server: Live, come: Open) ->
 
 
 def test_what_is_not_saved_can_be_taken_back(server: Live, come: Open) -> None:
-    audit = fill(server.ledger)
-    page = come()
-    begin(page, server, audit)
-    arrive(page, 1)
+    audit, page = first_item(server, come)
     page.route("**/verdict", lambda route: route.abort())
     page.keyboard.press("3")
     page.get_by_text("Not saved yet").wait_for()
@@ -290,10 +287,7 @@ def test_what_is_not_saved_can_be_taken_back(server: Live, come: Open) -> None:
 
 
 def test_a_double_click_and_a_held_key_judge_one_item(server: Live, come: Open) -> None:
-    audit = fill(server.ledger)
-    page = come()
-    begin(page, server, audit)
-    arrive(page, 1)
+    audit, page = first_item(server, come)
     page.get_by_role("button", name="Equally good").dblclick()
     arrive(page, 2)
     page.wait_for_timeout(GUARD)
@@ -308,10 +302,7 @@ def test_a_double_click_and_a_held_key_judge_one_item(server: Live, come: Open) 
 
 
 def test_a_second_tab_says_what_the_first_decided(server: Live, come: Open) -> None:
-    audit = fill(server.ledger)
-    page = come()
-    begin(page, server, audit)
-    arrive(page, 1)
+    audit, page = first_item(server, come)
     other = page.context.new_page()
     other.goto(f"{server.url}/audits/{audit}/items/1")
     arrive(other, 1)
@@ -422,10 +413,7 @@ def test_motion_is_left_out_for_those_who_ask(server: Live, come: Open) -> None:
 
 
 def test_a_back_button_leads_back(server: Live, come: Open) -> None:
-    audit = fill(server.ledger)
-    page = come()
-    begin(page, server, audit)
-    arrive(page, 1)
+    _, page = first_item(server, come)
     page.keyboard.press("1")
     arrive(page, 2)
     page.go_back()

@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.intervals import Estimate, undefined
+from rlaif.intervals import Estimate, Z, undefined
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Statistic = Callable[[Array], float]
 Bounds = Callable[[float, int], tuple[float, float]]
 """An interval of a share, from hits and items."""
 
-Z = 1.959963984540054
 GRID = 2000
 FEWEST = 10  # items, below which no interval is given
 

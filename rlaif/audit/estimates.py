@@ -16,20 +16,12 @@ from typing import Any
 import numpy as np
 
 from rlaif.audit.agreement import Bounds, exact
-from rlaif.intervals import Estimate, undefined
+from rlaif.intervals import Estimate, undefined, wilson
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-Z = 1.959963984540054
 SHARED = 50  # items that the alternative-annotator test asks for
 RATERS = 3
-
-
-def wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval of a share p of n items; n may be an effective number."""
-    scale, middle = 1 + Z * Z / n, p + Z * Z / (2 * n)
-    half = Z * math.sqrt(max(p * (1 - p) / n, 0.0) + Z * Z / (4 * n * n))
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def rate(hits: float, n: int, nobody: str, bounds: Bounds = exact) -> Estimate:
