@@ -21,10 +21,8 @@ CHROMIUM = os.environ.get("RLAIF_CHROMIUM") or next(
 )
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.slow,  # three minutes, and keys are timed: a busy machine may lose one
     pytest.mark.skipif(not CHROMIUM, reason="no chromium here; RLAIF_CHROMIUM may name one"),
 ]
-GUARD = 350  # milliseconds after which an item takes a key
 Page = Any
 Open = Callable[..., Page]
 
@@ -75,18 +73,23 @@ def _own(url: str, server: Live) -> bool:
     return url.startswith((f"{server.url}/", "data:"))
 
 
+def takes_keys(page: Page) -> None:
+    """Wait until the app hears keys and clicks: not at once after something new appears."""
+    page.locator("body[data-takes-keys]").wait_for()
+
+
 def arrive(page: Page, number: int | None = None) -> int:
     """Wait until an item (that item) is there and takes keys; its number."""
     which = "article.item" if number is None else f'article.item[data-item="{number}"]'
     page.locator(which).wait_for()
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     return int(page.get_attribute("article.item", "data-item"))
 
 
 def begin(page: Page, server: Live, audit: int) -> None:
     """Take the next item, by its address and one key."""
     page.goto(f"{server.url}/audits/{audit}/items/1")
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
 
 
@@ -109,7 +112,7 @@ def verdicts(server: Live, audit: int) -> list[tuple[int, str]]:
 def test_fifty_items_by_keyboard_alone(server: Live, come: Open) -> None:
     audit = fill(server.ledger, 60, arm="calibration")
     page = come()
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
     for i in range(1, 51):
         arrive(page, i)
@@ -134,10 +137,10 @@ def test_fifty_items_by_keyboard_alone(server: Live, come: Open) -> None:
             page.keyboard.press("3")
         if i % 20 == 0:
             page.get_by_role("heading", name="20 judged").wait_for()
-            page.wait_for_timeout(GUARD)
+            takes_keys(page)
             page.keyboard.press("Enter")
             page.get_by_role("heading", name="You and the AI agree").wait_for()
-            page.wait_for_timeout(GUARD)
+            takes_keys(page)
             page.keyboard.press("Enter")
     arrive(page, 51)
     given = {d.number: d for d in server.ledger.decisions(audit) if d.act == "verdict"}
@@ -161,14 +164,14 @@ def test_a_critique_by_keyboard_alone(server: Live, come: Open) -> None:
     page.keyboard.press("y")
     page.get_by_role("heading", name="Which version").wait_for()
     assert page.locator("#sides mark").count() > 1
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("2")
     page.get_by_role("button", name="Show what the AI said").wait_for()
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Is the critique right").wait_for()
     assert page.locator("ins").count() > 1
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     for key in "157a":
         page.keyboard.press(key)
     arrive(page, 2)
@@ -276,7 +279,7 @@ def test_what_is_not_saved_can_be_taken_back(server: Live, come: Open) -> None:
     page.route("**/verdict", lambda route: route.abort())
     page.keyboard.press("3")
     page.get_by_text("Not saved yet").wait_for()
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("z")
     page.locator("#unsaved").wait_for(state="hidden")
     page.unroute("**/verdict")
@@ -290,14 +293,14 @@ def test_a_double_click_and_a_held_key_judge_one_item(server: Live, come: Open) 
     audit, page = first_item(server, come)
     page.get_by_role("button", name="Equally good").dblclick()
     arrive(page, 2)
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     assert verdicts(server, audit) == [(1, "tie")]
     page.keyboard.down("4")
     arrive(page, 3)
     for _ in range(3):
         page.keyboard.down("4")  # as a key that is held repeats itself
     page.keyboard.up("4")
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     assert verdicts(server, audit) == [(1, "tie"), (2, "both_bad")]
 
 
@@ -327,7 +330,7 @@ def every_page(server: Live, page: Page) -> Iterator[str]:
     yield "home"
     page.goto(f"{server.url}/audits/{pairs}/items/1")
     yield "not taken"
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
     arrive(page, 1)
     yield "pair"
@@ -345,7 +348,7 @@ def every_page(server: Live, page: Page) -> Iterator[str]:
     page.keyboard.press("1")
     page.get_by_text("Show what the AI said").wait_for()
     yield "committed"
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
     page.locator("#reveal").wait_for()
     page.get_by_text("Change my mind").click()
@@ -356,10 +359,10 @@ def every_page(server: Live, page: Page) -> Iterator[str]:
     page.keyboard.press("y")
     page.get_by_role("heading", name="Which version").wait_for()
     yield "better"
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("1")
     page.get_by_text("Show what the AI said").wait_for()
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Is the critique right").wait_for()
     yield "critique"
@@ -456,7 +459,7 @@ def test_hostile_texts_are_texts(server: Live, come: Open) -> None:
         assert page.evaluate(count, everything) >= times
         assert page.evaluate("window.pwned === undefined && !document.querySelector('#page img')")
 
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     holds(2)
     begin(page, server, pairs)
     arrive(page, 1)
@@ -476,7 +479,7 @@ def test_hostile_texts_are_texts(server: Live, come: Open) -> None:
     page.keyboard.press("1")
     page.get_by_text("Show what the AI said").wait_for()
     holds(5)  # the note, too
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
     page.locator("#reveal").wait_for()
     holds(7)  # its reasons, and under which principle
@@ -485,10 +488,10 @@ def test_hostile_texts_are_texts(server: Live, come: Open) -> None:
     holds(3)
     page.keyboard.press("y")
     page.get_by_role("heading", name="Which version").wait_for()
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("1")
     page.get_by_text("Show what the AI said").wait_for()
-    page.wait_for_timeout(GUARD)
+    takes_keys(page)
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Is the critique right").wait_for()
     holds(4)

@@ -15,8 +15,8 @@ from typing import Any
 
 from rlaif.records import Message
 from rlaif.sandbox import world
-from rlaif.sandbox.wording import Task, wording
-from rlaif.sandbox.world import Request, Response, faulty, said
+from rlaif.sandbox.wording import FRAMES, MARKED, WIDER, Frames, Task, wording
+from rlaif.sandbox.world import Request, Response, Sentence, faulty, said
 from rlaif.shipped import folder
 from rlaif.templates import Templates
 
@@ -68,11 +68,12 @@ def ask(
     task: Task,
     principle: str,
     rng: random.Random,
-    wider: bool = False,
+    frames: Frames = FRAMES,
+    blur: float = 0.0,
     **texts: Any,
 ) -> tuple[Message, ...]:
     """Render template `name` with a drawn wording of the principle."""
-    worded = wording(rng, task, principle, wider=wider)
+    worded = wording(rng, task, principle, frames=frames, blur=blur)
     return templates().render(name, **texts, conversation=asked_as(asked), principle=worded)
 
 
@@ -84,11 +85,32 @@ def critique(asked: Request, given: Response, principle: str) -> str:
     return f"{VERDICTS[principle]} {NO_FAULT}"
 
 
-def drafts(rng: random.Random, _: float) -> Lesson:
-    """Three answers of the helpful-only assistant to one request."""
+def drafts(rng: random.Random, _: float, *, stepwise: bool = False) -> Lesson:
+    """Three answers of the helpful-only assistant to one request.
+
+    Where they are `stepwise`, a second piece of advice is the step after the first: a rule that is
+    learned sharply, while "any but the first" left some answers saying one thing twice.
+    """
     asked = world.request(rng)
     messages = templates().render("draft", request=asked.text)
-    return [Dialogue("draft", messages, said(_base_response(rng, asked))) for _ in range(3)]
+    given = [_base_response(rng, asked) for _ in range(3)]
+    if stepwise:
+        given = [_stepwise(rng, asked, response) for response in given]
+    return [Dialogue("draft", messages, said(response)) for response in given]
+
+
+def _stepwise(rng: random.Random, asked: Request, given: Response) -> Response:
+    steps = (world.BENIGN | world.HARMFUL)[asked.verb]
+    out: list[Sentence] = []
+    last = None
+    for s in given:
+        if s.kind == "advice" and s.verb == asked.verb:
+            if last is not None:
+                step = steps[(steps.index(last) + 1) % len(steps)]
+                s = world.sentence(rng, "advice", asked.verb, asked.obj, step)
+            last = s.method
+        out.append(s)
+    return tuple(out)
 
 
 def reviews(rng: random.Random, _: float) -> Lesson:
@@ -137,8 +159,17 @@ def _worsened(rng: random.Random, asked: Request, given: Response, principle: st
     return Dialogue("worsen", prompt, text)
 
 
-def comparisons(rng: random.Random, ease: float, *, wider: bool = False) -> Lesson:
+def comparisons(
+    rng: random.Random,
+    ease: float,
+    *,
+    frames: Frames = FRAMES,
+    worse: float = 0.12,
+    blur: float = 0.0,
+) -> Lesson:
     """Two responses to one request, compared under several principles, or under their opposites.
+
+    A share of `worse` asks for the opposite; `frames` and `blur` are for `wording`.
 
     The label comes first, then the reason with a quote: a letter alone teaches too little. With
     probability `ease` the first question has one guilty side and no other fault about.
@@ -161,32 +192,30 @@ def comparisons(rng: random.Random, ease: float, *, wider: bool = False) -> Less
         principle = (
             rng.choice(untied) if untied and rng.random() < 0.8 else rng.choice(world.PRINCIPLES)
         )
-        lesson.append(
-            _compared(
-                rng, asked, a, b, principle, reasoned=n == 3 and rng.random() < 0.7, wider=wider
-            )
-        )
+        reasoned = n == 3 and rng.random() < 0.7
+        asks = partial(ask, frames=frames, blur=blur)
+        turned = rng.random() < worse
+        lesson.append(_compared(rng, asks, asked, a, b, principle, reasoned, turned))
     return lesson
 
 
 def _compared(
     rng: random.Random,
+    asks: Callable[..., tuple[Message, ...]],
     asked: Request,
     a: Response,
     b: Response,
     principle: str,
-    *,
     reasoned: bool,
-    wider: bool,
+    worse: bool,
 ) -> Dialogue:
-    worse = rng.random() < (0.35 if wider else 0.12)
     task: Task = "prefer_worse" if worse else "prefer"
     texts = {"response_a": said(a), "response_b": said(b)}
     label, reason = verdict(rng, asked, a, b, principle, worse=worse)
     if not reasoned:
-        prompt = ask("prefer", asked, task, principle, rng, wider, **texts)
+        prompt = asks("prefer", asked, task, principle, rng, **texts)
         return Dialogue("prefer", prompt, f"{label}) {reason}")
-    prompt = ask("prefer_reasoned", asked, task, principle, rng, wider, **texts, reasoning="")
+    prompt = asks("prefer_reasoned", asked, task, principle, rng, **texts, reasoning="")
     thought = f"(A) {critique(asked, a, principle)} (B) {critique(asked, b, principle)}"
     return Dialogue("prefer_reasoned", prompt, f"{thought} The answer is: ({label})")
 
@@ -287,11 +316,16 @@ COURSES: dict[float, Course] = {
     0.1: ((copies, 0.2), (drafts, 0.08), (reviews, 0.44), (comparisons, 0.28)),
     0.6: ((copies, 0.08), (drafts, 0.18), (reviews, 0.42), (comparisons, 0.32)),
     1.0: (
-        (copies, 0.03), (drafts, 0.3), (reviews, 0.3), (partial(comparisons, wider=True), 0.37),
+        (copies, 0.03), (drafts, 0.3), (reviews, 0.3),
+        (partial(comparisons, frames=WIDER, worse=0.35), 0.37),
+    ),
+    2.0: (
+        (copies, 0.03), (partial(drafts, stepwise=True), 0.27), (reviews, 0.32),
+        (partial(comparisons, frames=MARKED, worse=0.3, blur=0.4), 0.38),
     ),
 }  # fmt: skip
-"""What is taught, and how often, from which share of the first leg's steps on; the last is for the
-third leg."""
+"""What is taught, and how often, from which share of the first leg's steps on; the last two are for
+the third leg and the fourth."""
 
 
 def lesson(rng: random.Random, *, done: float = 1.0, ease: float = 0.0) -> Lesson:

@@ -6,8 +6,8 @@
 The course: copying first (random words, in the revision's format), then all skills with easy
 comparisons that grow hard, and at the very end the judge's position bias. A further leg starts the
 learning rate anew: the second goes over the last part of the course again, the third widens the
-wordings of comparisons. Batches are drawn from
-(seed, step), so a resumed run sees what an undisturbed one would.
+wordings of comparisons, the fourth marks their opposites with a word and teaches advice in steps.
+Batches are drawn from (seed, step), so a resumed run sees what an undisturbed one would.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Plan:
     """What is trained, and how. The defaults made the model that ships."""
 
     seed: int = 0
-    legs: tuple[int, ...] = (4200, 7600, 1700)  # steps; the rate falls to zero at a leg's end
-    peaks: tuple[float, ...] = (1.0, 1.0, 0.5)  # of the rate, by leg
+    legs: tuple[int, ...] = (4200, 7600, 1700, 2600)  # steps; at a leg's end the rate is zero
+    peaks: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5)  # of the rate, by leg
     rows: int = 6
     length: int = 384
     width: int = 192
@@ -63,7 +63,8 @@ class Plan:
     read: float = 0.1  # share of the first leg after which only answers are learned
     eased: float = 0.25  # share of the first leg after which comparisons are no longer made easy
     again: float = 0.6  # where in the course the second leg begins; what follows is the third's
-    biased: float = 0.05  # share of a leg, at its end, that teaches the position bias
+    biased: tuple[float, ...] = (0.05, 0.05, 0.05, 0.15)
+    # share of a leg, at its end, that teaches the position bias
     bias: float = 0.38  # how often a (B) is turned into an (A) there
 
     @property
@@ -84,14 +85,16 @@ class Plan:
         number, place, length = self.leg(step)
         done = place / length
         if number:
-            done = self.again + (1.0 - self.again) * done if number == 1 else 1.0
+            done = self.again + (1.0 - self.again) * done if number == 1 else number - 1.0
         return {
             "rows": self.rows,
             "length": self.length,
             "done": done,
             "ease": max(0.0, 1.0 - done / self.eased),
             "prompt_weight": self.prompt_weight * (1.0 - 2.0 * done) if done < self.read else 0.0,
-            "bias": self.bias if place >= (1.0 - self.biased) * length else 0.0,
+            "bias": self.bias
+            if place >= (1.0 - self.biased[min(number, len(self.biased) - 1)]) * length
+            else 0.0,
         }
 
     def rate_at(self, step: int) -> float:

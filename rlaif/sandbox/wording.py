@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Mapping
 from typing import Literal
 
 Task = Literal["critique", "revise", "prefer", "worsen", "prefer_worse"]
+Frames = Mapping[Task, tuple[str, ...]]
 
 PHRASES = {
     "harm": ("helps with a crime", "assists in doing harm to others",
@@ -104,8 +106,9 @@ FRAMES: dict[Task, tuple[str, ...]] = {
     ),
 }
 
-WIDER_FRAMES: dict[Task, tuple[str, ...]] = {
+WIDER: Frames = FRAMES | {
     "prefer": (
+        *FRAMES["prefer"],
         "Which of the two does not contain anything that {}?",
         "Choose the response that has nothing that {}.",
         "Pick the better response, in which no part of it {}.",
@@ -115,6 +118,7 @@ WIDER_FRAMES: dict[Task, tuple[str, ...]] = {
         "Which of the two is the better response, the one that does not contain a part that {}?",
     ),
     "prefer_worse": (
+        *FRAMES["prefer_worse"],
         "Which of the two has a sentence that {}?",
         "Choose the response with any part that {}.",
         "Pick the one that has a part that {}.",
@@ -123,10 +127,20 @@ WIDER_FRAMES: dict[Task, tuple[str, ...]] = {
         "Which response is the one that {}?",
     ),
 }
-"""For the last leg: questions and their opposites in nearly the same words, so that it is "no" and
-"without" that tell them apart, and not the beginning of a known frame."""
+"""For the third leg: questions and their opposites in nearly the same words."""
 
-UNSEEN_FRAMES: dict[Task, tuple[str, ...]] = {
+MARKED: Frames = WIDER | {
+    "prefer_worse": (
+        "Which response is worse, in that it {}?",
+        "Choose the worse response, the one that {}.",
+        "Pick the response that is worse because it {}.",
+        "Which of the two is worse, as some part of it {}?",
+    ),
+}
+"""For the fourth: an opposite says "worse". What does not is a question for the better response,
+however it is worded."""
+
+UNSEEN_FRAMES: Frames = {
     "critique": (
         "Look at the response and say if anything in it {}.",
         "Is there a sentence in the response that {}?",
@@ -165,15 +179,27 @@ TITLES = {
 TAGS = {"evasive": "helpful", "offtopic": "helpful", "overclaim": "honest", "human": "honest"}
 
 
-def wording(rng: random.Random, task: Task, principle: str, *, wider: bool = False) -> str:
-    """Draw a wording that training may show, now and then with a filler word put in."""
-    frames = FRAMES[task] + (WIDER_FRAMES.get(task, ()) if wider else ())
-    text = rng.choice(frames).format(rng.choice(PHRASES[principle]))
+def wording(
+    rng: random.Random, task: Task, principle: str, *, frames: Frames = FRAMES, blur: float = 0.0
+) -> str:
+    """Draw a wording that training may show, now and then with a filler word put in.
+
+    With probability `blur` the frame loses some of its words, so that none but "worse" decides.
+    """
+    frame = rng.choice(frames[task])
+    if blur and rng.random() < blur:
+        frame = _blurred(rng, frame)
+    text = frame.format(rng.choice(PHRASES[principle]))
     if rng.random() < 0.2:
         words = text.split(" ")
         words.insert(rng.randrange(1, len(words)), rng.choice(FILLER).lower())
         text = " ".join(words)
     return f"{rng.choice(FILLER[:4])}: {text}" if rng.random() < 0.1 else text
+
+
+def _blurred(rng: random.Random, frame: str) -> str:
+    needed = ("{", "worse")
+    return " ".join(w for w in frame.split(" ") if w.startswith(needed) or rng.random() < 0.7)
 
 
 def shipped(task: Task, principle: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@
   const GUARD = 300; // ms after an item appears in which a click or key belongs to the one before
   const AWAY = 60_000; // ms without a sign of life after which time is not counted as spent
   const TRIES = [1000, 2000, 4000, 8000, 15_000]; // ms between attempts; the last one repeats
-  let shown = performance.now(), sending = false, attempt = 0, timer = 0;
+  let sending = false, attempt = 0, timer = 0;
 
   // --- the outbox: [{key, url, body, kept, from}], oldest first, shared by the tabs of one reviewer ---
   let memory = []; // where the browser keeps nothing
@@ -77,9 +77,19 @@
     if (url && url !== location.pathname) history.pushState({ ours: true }, "", url);
     arrived();
   }
+  let guard = 0;
+  const takesKeys = () => "takesKeys" in document.body.dataset; // tests wait for it, too
+  function guarded() {
+    clearTimeout(guard);
+    delete document.body.dataset.takesKeys;
+  }
+  function guardAWhile() {
+    guarded();
+    guard = setTimeout(() => { document.body.dataset.takesKeys = ""; }, GUARD);
+  }
   function arrived() {
     const item = $("#page > article");
-    shown = performance.now();
+    guardAWhile();
     spent = 0;
     since = performance.now();
     $("#verdict")?.classList.remove("sending");
@@ -112,8 +122,8 @@
 
   // --- forms ---
   document.addEventListener("click", (event) => { // a double click must not judge the next item, too
-    const guarded = event.target.closest("[data-guarded]");
-    if (guarded && (event.detail > 1 || performance.now() - shown < GUARD)) event.preventDefault();
+    const control = event.target.closest("[data-guarded]");
+    if (control && (event.detail > 1 || !takesKeys())) event.preventDefault();
   }, true);
 
   document.addEventListener("submit", (event) => {
@@ -140,6 +150,7 @@
     keep(outbox().slice(1));
     clearTimeout(timer);
     attempt = 0;
+    guarded(); // no key for a page that goes
     location.reload();
   }
 
@@ -178,7 +189,7 @@
     const control = named(event.key.length === 1 ? event.key.toLowerCase() : event.key);
     if (!control) return;
     event.preventDefault();
-    if (control.matches("[data-guarded]") && performance.now() - shown < GUARD) return;
+    if (control.matches("[data-guarded]") && !takesKeys()) return;
     if (event.key === "z" && outbox().length) return discard();
     control.click();
   });
@@ -198,6 +209,7 @@
   });
   addEventListener("online", () => { attempt = 0; again(); });
   if ($("#keys-on")) $("#keys-on").checked = on();
+  guardAWhile();
   if (meta("reviewer")) again();
   $("#login")?.requestSubmit(); // a person opened the link; a preview of it runs no script
   const first = $("#page > article");
