@@ -34,8 +34,7 @@ QUICK = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
 }
-_WITHOUT_PANDAS = "import sys; sys.modules['pandas'] = None; from uvicorn import main; main()"
-_COMMAND = ("-c", _WITHOUT_PANDAS, "--factory", "prefect.server.api.server:create_app")
+_COMMAND = ("-m", "flows.prefect_server", "--factory", "prefect.server.api.server:create_app")
 _STARTUP_S, _POLL_S, _PATIENCE_S = 900.0, 0.05, 8.0  # a machine may be very busy
 _SAY_S = 5.0
 NOTE = Path("runs/.prefect/url")
