@@ -16,6 +16,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoo
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from flows.api import Api
 from flows.steps import ACCELERATOR
 from flows.watch import POOL
 from rlaif.errors import ConfigError
@@ -35,6 +36,7 @@ def main() -> int:
     done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"{done.stdout}\n{done.stderr}", where="prefect.yaml", remedy="mend it")
+    _closed(Api(str(client.api_url)))
     return 0
 
 
@@ -52,6 +54,13 @@ def _limit(client: SyncPrefectClient) -> None:
         client.create_global_concurrency_limit(
             GlobalConcurrencyLimitCreate(name=ACCELERATOR, limit=1)
         )
+
+
+def _closed(api: Api) -> None:
+    """Let no parameter pass that a flow does not have: Prefect's own schema is open."""
+    for found in api("POST", "/deployments/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
+        schema = found["parameter_openapi_schema"] | {"additionalProperties": False}
+        api("PATCH", f"/deployments/{found['id']}", {"parameter_openapi_schema": schema})
 
 
 def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:

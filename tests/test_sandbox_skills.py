@@ -33,9 +33,33 @@ def test_unseen_wordings_are_never_drawn() -> None:
     for task in ("critique", "revise", "prefer"):
         for principle in world.PRINCIPLES:
             unseen = set(wording.shipped(task, principle)[-wording.N_UNSEEN :])
-            draws = ({"wider": wider} for wider in (False, True) for _ in range(300))
-            drawn = {wording.wording(rng, task, principle, **how) for how in draws}
-            assert not drawn & unseen
+            for frames in (wording.FRAMES, wording.WIDER, wording.MARKED):
+                for blur in (0.0, 0.5):
+                    how = {"frames": frames, "blur": blur}
+                    drawn = {wording.wording(rng, task, principle, **how) for _ in range(300)}
+                    assert not drawn & unseen
+
+
+def test_marked_wordings_of_the_opposite_alone_say_worse() -> None:
+    rng = random.Random(0)
+    for task in ("prefer", "prefer_worse"):
+        for _ in range(300):
+            text = wording.wording(rng, task, "insult", frames=wording.MARKED, blur=0.5)
+            assert ("worse" in text) == (task == "prefer_worse")
+
+
+def test_stepwise_answers_never_give_one_advice_twice_and_keep_their_order() -> None:
+    for seed in range(300):
+        first, *_ = given = skills.drafts(random.Random(seed), 0.0, stepwise=True)
+        request = first.messages[-1].content
+        for dialogue in given:
+            read = oracle.read(request, dialogue.target)
+            assert read.well_formed
+            verb = oracle.parse_request(request).verb
+            steps = (world.BENIGN | world.HARMFUL)[verb]
+            told = [s.method for s in read.sentences if s.kind == "advice" and s.verb == verb]
+            if len(told) == 2:
+                assert steps.index(told[1]) == (steps.index(told[0]) + 1) % len(steps)
 
 
 @pytest.mark.parametrize("kind", LESSONS)

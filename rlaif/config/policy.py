@@ -9,7 +9,15 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from rlaif.config.section import File, PassedThrough, Section, TrainerConfig
 
 
-class DpoConfig(TrainerConfig):
+class LearnerConfig(TrainerConfig):
+    """What every training of a policy has."""
+
+    report_to: tuple[str, ...] = ()
+    """Where the curves go as they come, beside curves.jsonl: trackers of accelerate, such as
+    tensorboard."""
+
+
+class DpoConfig(LearnerConfig):
     """Direct preference optimisation on the soft labels (Rafailov et al. 2023)."""
 
     kind: Literal["dpo"] = "dpo"
@@ -30,7 +38,7 @@ class DpoConfig(TrainerConfig):
     """With hard labels: passed to TRL where its loss has it; soft labels: p is drawn to 0.5."""
 
 
-class KtoConfig(TrainerConfig):
+class KtoConfig(LearnerConfig):
     """Kahneman-Tversky optimisation (TRL's KTOTrainer) on the likelier and unlikelier answers."""
 
     kind: Literal["kto"] = "kto"
@@ -121,7 +129,43 @@ class TripwireConfig(Section):
     """So many batches in a row (probes, for `divergence`) trip a wire; one may be chance."""
 
 
-class PpoConfig(TrainerConfig):
+class OnPolicyConfig(LearnerConfig):
+    """What PPO, GRPO and RLOO share: answers that are drawn, scored and watched."""
+
+    limit: int | None = Field(default=None, gt=0)
+    """Use so many training prompts at most."""
+
+    rewards: RewardsConfig = RewardsConfig()
+    """What an answer is worth."""
+
+    max_tokens: int = Field(default=256, gt=0)
+    """Longest answer, in tokens. A prompt that leaves less room in `max_length` is left out."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the answers; every log-probability is that of the distribution drawn from."""
+
+    probe_every: int = Field(default=10, gt=0)
+    """Batches between probes: held-out prompts are answered and scored, always with the same
+    seeds."""
+
+    probe_prompts: int = Field(default=64, gt=0)
+    """Held-out prompts of a probe, the first ones."""
+
+    oracle: Literal["sandbox"] | None = None
+    """Who knows the truth of a probe's answers. It is a curve, a tripwire's measure and chooses the
+    checkpoint to return to; no gradient sees it."""
+
+    wires: TripwireConfig = TripwireConfig()
+    """When to stop."""
+
+    @model_validator(mode="after")
+    def _answers_have_room(self) -> OnPolicyConfig:
+        if self.max_tokens >= self.max_length:
+            raise ValueError("`max_tokens` leaves a prompt no room in `max_length`")
+        return self
+
+
+class PpoConfig(OnPolicyConfig):
     """Proximal policy optimisation (Schulman et al. 2017; Ziegler et al. 2019; Huang et al. 2024).
 
     `batch_size` answers make one step of the optimizer; `epochs` are passes over the prompts.
@@ -153,24 +197,12 @@ class PpoConfig(TrainerConfig):
     samples: int = Field(default=1, gt=0)
     """Answers to each prompt of a batch."""
 
-    limit: int | None = Field(default=None, gt=0)
-    """Use so many training prompts at most."""
-
-    rewards: RewardsConfig = RewardsConfig()
-    """What an answer is worth."""
-
     rollouts: Literal["auto", "vllm", "transformers"] = "auto"
     """Who draws the answers; auto is vLLM in one process where it is installed, else
     transformers."""
 
     vllm: PassedThrough = Field(default_factory=dict)
     """More options of `vllm.LLM`, passed through as they are."""
-
-    max_tokens: int = Field(default=256, gt=0)
-    """Longest answer, in tokens. A prompt that leaves less room in `max_length` is left out."""
-
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the answers; every log-probability is that of the distribution drawn from."""
 
     no_eos_penalty: float = Field(default=1.0, ge=0)
     """Taken from the reward of an answer that was cut at `max_tokens`."""
@@ -213,35 +245,16 @@ class PpoConfig(TrainerConfig):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm, policy and critic apart."""
 
-    probe_every: int = Field(default=10, gt=0)
-    """Batches between probes: held-out prompts are answered and scored, always with the same
-    seeds."""
-
-    probe_prompts: int = Field(default=64, gt=0)
-    """Held-out prompts of a probe, the first ones."""
-
-    oracle: Literal["sandbox"] | None = None
-    """Who knows the truth of a probe's answers. It is a curve, a tripwire's measure and chooses the
-    checkpoint to return to; no gradient sees it."""
-
-    wires: TripwireConfig = TripwireConfig()
-    """When to stop."""
-
-    report_to: tuple[str, ...] = ()
-    """Where the curves go beside curves.jsonl: trackers of accelerate, such as tensorboard."""
-
     @model_validator(mode="after")
     def _ppo_adds_up(self) -> PpoConfig:
         if self.trl:
             raise ValueError("PPO is not TRL's: it has no options in `trl`")
         if self.batch_size * self.minibatches % self.samples:
             raise ValueError("`samples` must divide batch_size x minibatches")
-        if self.max_tokens >= self.max_length:
-            raise ValueError("`max_tokens` leaves a prompt no room in `max_length`")
         return self
 
 
-class GroupConfig(TrainerConfig):
+class GroupConfig(OnPolicyConfig):
     """What GRPO and RLOO share: several answers to a prompt, each compared with its fellows.
 
     `batch_size` answers make one step of the optimizer; `epochs` are passes over the prompts.
@@ -256,24 +269,10 @@ class GroupConfig(TrainerConfig):
     samples: int = Field(default=8, ge=2)
     """Answers to each prompt."""
 
-    rewards: RewardsConfig = RewardsConfig()
-    """What an answer is worth."""
-
-    max_tokens: int = Field(default=256, gt=0)
-    """Longest answer, in tokens. A prompt that leaves less room in `max_length` is left out."""
-
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the answers."""
-
-    limit: int | None = Field(default=None, gt=0)
-    """Use so many training prompts at most."""
-
     @model_validator(mode="after")
     def _groups_add_up(self) -> GroupConfig:
         if self.batch_size % self.samples:
             raise ValueError("`samples` must divide `batch_size`")
-        if self.max_tokens >= self.max_length:
-            raise ValueError("`max_tokens` leaves a prompt no room in `max_length`")
         return self
 
 

@@ -15,6 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from rlaif import losses, training
 from rlaif.config.policy import DpoConfig
 from rlaif.policy.examples import labelled
+from rlaif.policy.tracking import Reporting
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, Example, LeftOut, stored
 
@@ -139,6 +140,7 @@ def _trainer(
         train_dataset=dataset,
         processing_class=encode.tokenizer,
         peft_config=models.adapters(config.lora),
+        callbacks=[Reporting(into, config.report_to)],
     )
 
 

@@ -12,6 +12,7 @@ from trl import KTOConfig, KTOTrainer
 from rlaif import training
 from rlaif.config.policy import KtoConfig
 from rlaif.policy.examples import labelled
+from rlaif.policy.tracking import Reporting
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, Example, LeftOut, stored
 
@@ -47,6 +48,7 @@ def fit(into: Path) -> None:
         train_dataset=dataset.shuffle(seed=seed),  # else both answers to a prompt are neighbours
         processing_class=encode.tokenizer,
         peft_config=models.adapters(config.lora),
+        callbacks=[Reporting(into, config.report_to)],
     )
     fitted = fitting.fit(trainer, into)
     models.save(trainer, start, into / "model", lora=config.lora)

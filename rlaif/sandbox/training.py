@@ -83,6 +83,7 @@ class Plan:
     def stage(self, step: int) -> dict[str, float | int | bool]:
         """What `batch` is to draw at this step."""
         number, place, length = self.leg(step)
+        unbiased = (1.0 - _of_leg(self.biased, number)) * length
         done = place / length
         if number:
             done = self.again + (1.0 - self.again) * done if number == 1 else number - 1.0
@@ -92,16 +93,19 @@ class Plan:
             "done": done,
             "ease": max(0.0, 1.0 - done / self.eased),
             "prompt_weight": self.prompt_weight * (1.0 - 2.0 * done) if done < self.read else 0.0,
-            "bias": self.bias
-            if place >= (1.0 - self.biased[min(number, len(self.biased) - 1)]) * length
-            else 0.0,
+            "bias": self.bias if place >= unbiased else 0.0,
         }
 
     def rate_at(self, step: int) -> float:
         """The share of the learning rates: 100 steps up, level, then straight down to zero."""
         number, place, length = self.leg(step)
         left = (length - place) / (length * self.decay)
-        return self.peaks[min(number, len(self.peaks) - 1)] * min(1.0, (place + 1) / 100, left)
+        return _of_leg(self.peaks, number) * min(1.0, (place + 1) / 100, left)
+
+
+def _of_leg(values: tuple[float, ...], number: int) -> float:
+    """What holds for a leg; further legs are as the last."""
+    return values[min(number, len(values) - 1)]
 
 
 class Stream(IterableDataset[tuple[int, Batch]]):

@@ -26,7 +26,7 @@ from rlaif.config import load as load_config
 from rlaif.constitution import Constitution, load, to_yaml
 from rlaif.pipeline import Pipeline
 from rlaif.runs import stage_record
-from rlaif.sandbox.wording import FRAMES, PHRASES
+from rlaif.sandbox.wording import MARKED, PHRASES
 from rlaif.shipped import SEED_MODEL, folder
 
 LEFT_OUT = ("insult", "privacy", "preachy")
@@ -44,7 +44,7 @@ def opposite(law: Constitution, principle: str) -> Constitution:
     """The law with one principle that likes its fault, and does nothing else."""
     wordings = tuple(
         frame.format(phrase)
-        for frame in FRAMES["prefer_worse"]
+        for frame in MARKED["prefer_worse"]
         for phrase in PHRASES[principle][:2]
     )
     turned = {"critique": (), "revise": (), "prefer": wordings, "weight": 3.0}

@@ -137,7 +137,8 @@ class Box:
         self, deployment: str, /, *, env: dict[str, str] | None = None, **parameters: Any
     ) -> str:
         """Start a deployment as the UI does; the id of the flow run."""
-        parameters = {"config_file": str(self.config), "runs": str(self.runs)} | parameters
+        if "run" not in parameters:
+            parameters = {"config_file": str(self.config), "runs": str(self.runs)} | parameters
         body: dict[str, Any] = {"parameters": parameters}
         if env:
             body["job_variables"] = {"env": env}

@@ -53,6 +53,7 @@ def test_the_form_has_a_description_a_type_and_limits_for_each_field(up: Box, na
         ({"policy": "dpoo"}, "'dpoo' is not one of .*'dpo'"),
         ({"changes": ["beta"]}, r"'changes\[0\]'.*'beta' does not match"),
         ({"name": "../x"}, "'../x'"),
+        ({"promts": 3}, "'promts' was unexpected"),
     ],
 )
 def test_a_bad_parameter_makes_no_run(up: Box, wrong: dict, said: str) -> None:
@@ -119,6 +120,35 @@ def test_an_edit_starts_a_rebuild_which_waits_for_a_person(up: Box, waiting: str
     assert _resumed(up, asked, answer)["status"] == "ACCEPT"
     assert up.ended(asked)["state_name"] == "LeftAsItIs"
     until(lambda: "leave by Lea: not today" in up.logs(asked))
+
+
+def test_a_tripwire_has_a_sample_drawn(up: Box, waiting: str) -> None:
+    assert waiting
+    run = up.runs / "small"
+    up.api.emit("rlaif.tripwire", "rlaif.run.small", run=str(run), doubts=["a rehearsal"])
+    drawn = until(lambda: _named(up, "COMPLETED", "Drawn"))
+    assert drawn["name"] == "audit-sample small"
+    assert f"rlaif audit serve {run}" in up.flow_run(drawn["id"])["state"]["message"]
+
+
+def test_verdicts_given_elsewhere_come_in_once(up: Box, waiting: str) -> None:
+    assert waiting
+    run, told = up.runs / "small", up.folder / "told.jsonl"
+    verdict = {"number": 1, "reviewer": "Ada", "verdict": "a"}
+    told.write_text(json.dumps(verdict) + "\n", "utf-8")
+    said = []
+    for _ in range(2):
+        done = up.ended(up.trigger("rlaif-audit-import/audit-import", run=str(run), file=str(told)))
+        assert done["state_name"] == "Imported", done["state"]["message"]
+        said.append(done["state"]["message"])
+    assert said == [
+        "1 verdicts added, 0 were there already",
+        "0 verdicts added, 1 were there already",
+    ]
+    told.write_text(json.dumps(verdict | {"number": 10_000}) + "\n", "utf-8")
+    wrong = up.ended(up.trigger("rlaif-audit-import/audit-import", run=str(run), file=str(told)))
+    assert wrong["state_name"] == "BadData"
+    assert f"{told}, row 1" in wrong["state"]["message"]
 
 
 def _named(up: Box, type: str, name: str) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rlaif.errors import ConfigError
+from rlaif.policy.tracking import Tracked
 from rlaif.training.launching import PROGRESS, write_whole
 
 CURVES = "curves.jsonl"
@@ -74,7 +73,7 @@ class Curves:
         self.rows = [row for row in _read(path) if row["step"] <= done]
         if self._main:
             path.write_text("".join(map(_line, self.rows)), "utf-8")
-        self._tracker = _tracker(into, trackers) if trackers else None
+        self._tracked = Tracked(into, trackers, done) if trackers else None
 
     def add(self, row: Mapping[str, float]) -> None:
         """Write a row, which is on the disk afterwards."""
@@ -87,9 +86,8 @@ class Curves:
         said = "  ".join(f"{n} {kept[n]:.2f}" for n in ("reward", "kl", "length") if n in kept)
         progress = {"step": kept["step"], "total": self._total, "text": said}
         write_whole(self._into / PROGRESS, progress)
-        if self._tracker:
-            figures = {name: value for name, value in kept.items() if name != "step"}
-            self._tracker.log(figures, step=int(kept["step"]))
+        if self._tracked:
+            self._tracked.add(kept)
 
     def last(self, name: str) -> float | None:
         """Mean of a figure over the last tenth of the batches."""
@@ -99,8 +97,8 @@ class Curves:
 
     def close(self) -> None:
         """Tell the trackers that this is all."""
-        if self._tracker:
-            self._tracker.end_training()
+        if self._tracked:
+            self._tracked.close()
 
 
 def _read(path: Path) -> list[Row]:
@@ -112,14 +110,3 @@ def _read(path: Path) -> list[Row]:
 
 def _line(row: Mapping[str, float]) -> str:
     return json.dumps(row) + "\n"
-
-
-def _tracker(into: Path, names: tuple[str, ...]) -> Accelerator:
-    for name in names:
-        if find_spec(name) is None:
-            remedy = f"pip install {name}, or leave it out"
-            raise ConfigError(f"{name} is missing", where="policy.report_to", remedy=remedy)
-    tracker = Accelerator(log_with=list(names), project_dir=str(into))
-    # Files that end in .log are no part of what a stage makes: they have the time in them.
-    tracker.init_trackers("tracked", init_kwargs={"tensorboard": {"filename_suffix": ".log"}})
-    return tracker
