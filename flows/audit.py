@@ -28,7 +28,7 @@ from rlaif.pipeline import Pipeline
 log = logging.getLogger("rlaif.flows")
 
 RunFolder = Annotated[str, Field(min_length=1, examples=["runs/demo"])]
-Form = Annotated[str, Field(json_schema_extra={"enum": list(READ)})]
+Form = Annotated[str, Field(json_schema_extra={"enum": ["", *READ]})]
 
 
 def named() -> str:
@@ -50,8 +50,8 @@ def sample(run: RunFolder) -> Any:
 def bring(
     run: RunFolder,
     file: Annotated[str, Field(min_length=1, examples=["decisions.csv"])],
-    form: Form | None = None,
-    source: str | None = None,
+    form: Form = "",
+    source: str = "",
 ) -> Any:
     """Bring verdicts that were given elsewhere into the audit of a run; twice is as once. The gate
     leaves them out: nobody knows whether they were blind.
@@ -83,7 +83,7 @@ def _sample(folder: Path) -> Any:
     return Completed(name="Drawn", message=message)
 
 
-def _bring(folder: Path, file: Path, form: str | None, source: str | None) -> Any:
+def _bring(folder: Path, file: Path, form: str, source: str) -> Any:
     form = form or {".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "jsonl")
     with Ledger.open(where(folder)) as ledger:
         drawn = latest(ledger, folder)

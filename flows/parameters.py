@@ -2,8 +2,9 @@
 
 Prefect checks what a JSON schema can say before a run exists. The rest is checked by the flow's
 first step, through the same `rlaif.config.load` as the command line's `--set`, before anything is
-spent. None means: as the config file says. Overriding a nested parameter would replace the whole
-of it, so that there are none; what is not listed here is changed by `changes`.
+spent. Empty means: as the config file says; a text is then "", for which the form shows a plain
+field, and a number None. Overriding a nested parameter would replace the whole of it, so that there
+are none; what is not listed here is changed by `changes`.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ LAWS = sorted(path.stem for path in folder("constitution").glob("*.yaml"))
 """The constitutions that are shipped."""
 
 ConfigFile = Annotated[str, Field(min_length=1, examples=["mine.yaml", "runs/demo"])]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["mine"])]
-Law = Annotated[str, Field(min_length=1, examples=LAWS)]
-ModelName = Annotated[str, Field(min_length=1, examples=["sandbox", "path/to/a/model"])]
-PolicyKind = Annotated[str, Field(json_schema_extra={"enum": KINDS})]
+Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$", examples=["mine"])]
+Law = Annotated[str, Field(examples=LAWS)]
+ModelName = Annotated[str, Field(examples=["sandbox", "path/to/a/model"])]
+PolicyKind = Annotated[str, Field(json_schema_extra={"enum": ["", *KINDS]})]
 Count = Annotated[int, Field(ge=1)]
 Rounds = Annotated[int, Field(ge=0, le=64)]
 Principles = Annotated[int, Field(ge=0, le=1024)]
@@ -119,7 +120,7 @@ def _snapshot(run: Path) -> Path:
 def _changes(parameters: Mapping[str, Any]) -> Iterator[str]:
     """The parameters that are set, as changes to the config."""
     for parameter, keys in SETS.items():
-        if (value := parameters.get(parameter)) is None:
+        if (value := parameters.get(parameter)) in (None, ""):
             continue
         if parameter in ("constitution", "model") and Path(value).expanduser().exists():
             value = Path(value).expanduser().absolute()  # not from the config's folder

@@ -57,7 +57,7 @@ def named() -> str:
 @flow(name="rlaif-rebuild", flow_run_name=named, persist_result=False)
 def rebuild(
     config_file: ConfigFile = DEMO,
-    constitution: Law | None = None,
+    constitution: Law = "",
     approval: bool = True,
     approve_within_h: int = 168,
     audit_gate: bool = False,
@@ -80,7 +80,7 @@ def rebuild(
     """
     given: dict[str, Any] = dict(flow_run.parameters)
     try:
-        own = asked(given | {"constitution": None})
+        own = asked(given | {"constitution": ""})
         if constitution and own.config.constitution.resolve() != _path(constitution):
             return _nothing(f"{own.config.name} follows {own.config.constitution.name}")
         wanted = _renamed(own)

@@ -194,7 +194,7 @@ def box(folder: Path) -> Iterator[Box]:
     assert not made.strays()
 
 
-def until(done: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+def until(done: Callable[[], T | None], meanwhile: Callable[[], object] = lambda: None) -> T:
     """Wait for something."""
     end = time.monotonic() + WAIT_S
     while not (found := done()):

@@ -41,7 +41,9 @@ def test_the_form_has_a_description_a_type_and_limits_for_each_field(up: Box, na
     kinds = {field["type"] for field in fields.values() if "type" in field}
     assert kinds <= {"string", "integer", "boolean"}  # flat: nothing nested to lose
     assert fields["until"]["enum"] == list(STAGES)
-    assert {"dpo", "kto"} <= set(fields["policy"]["anyOf"][0]["enum"])
+    assert {"dpo", "kto"} <= set(fields["policy"]["enum"])
+    assert fields["name"]["type"] == "string"  # a plain field, not one to unfold
+    assert fields["name"]["default"] == ""
     assert fields["rounds"]["anyOf"][0] == {"minimum": 0, "maximum": 64, "type": "integer"}
     assert fields["rounds"]["default"] is None
 
