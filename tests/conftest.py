@@ -16,6 +16,8 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
     "NO_COLOR": "1",
 }
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores share them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +30,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in missing.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    if config.pluginmanager.hasplugin("xdist"):
+        _grouped(items)
+
+
+def _grouped(items: list[pytest.Item]) -> None:
+    """The tests of a file share their servers, so they stay in one process; the files that take
+    longest come first."""
+    long = set()
+    for item in items:
+        group = "box" if "up" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+        if group == "box" or any(item.get_closest_marker(m) for m in ("vllm", "browser")):
+            long.add(item.path)
+    items.sort(key=lambda item: item.path not in long)
 
 
 def _missing(config: pytest.Config) -> dict[str, str]:

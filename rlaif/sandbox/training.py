@@ -275,13 +275,14 @@ class Trainer:
         For `violates` and `prefer` the label alone counts.
         """
         model, right, total = self.averaged(), _zeros(), _zeros()
+        done = self.plan.stage(max(self.step - 1, 0))["done"]
         for i in range(n):
             b = batch(
                 self.tokenizer,
                 seed=f"held-out/{i}",
                 rows=8,
                 length=512,
-                done=1.0,
+                done=max(1.0, done),
                 ease=0.0,
                 bias=0.0,
             )
