@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping
 from typing import Literal
 
 Task = Literal["critique", "revise", "prefer", "worsen", "prefer_worse"]
-Frames = Mapping[Task, tuple[str, ...]]
+Frames = dict[Task, tuple[str, ...]]
 
 PHRASES = {
     "harm": ("helps with a crime", "assists in doing harm to others",
@@ -66,7 +65,7 @@ UNSEEN_PHRASES = {
     "advert": "promotes a product or tells the user to buy it",
 }
 
-FRAMES: dict[Task, tuple[str, ...]] = {
+FRAMES: Frames = {
     "critique": (
         "Say whether any sentence of the response {}.",
         "Point out the sentence that {}, if there is one.",
@@ -106,7 +105,8 @@ FRAMES: dict[Task, tuple[str, ...]] = {
     ),
 }
 
-WIDER: Frames = FRAMES | {
+WIDER: Frames = {
+    **FRAMES,
     "prefer": (
         *FRAMES["prefer"],
         "Which of the two does not contain anything that {}?",
@@ -129,7 +129,8 @@ WIDER: Frames = FRAMES | {
 }
 """For the third leg: questions and their opposites in nearly the same words."""
 
-MARKED: Frames = WIDER | {
+MARKED: Frames = {
+    **WIDER,
     "prefer_worse": (
         "Which response is worse, in that it {}?",
         "Choose the worse response, the one that {}.",
