@@ -33,6 +33,10 @@ _TICK_S, _PAUSE_S, _PATIENCE_S = 0.5, 1.0, 15.0
 _SETTINGS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_WORKER_QUERY_SECONDS": "3",
+    # In memory, the default, a killed server forgets who holds a limit: it is never free again.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "2592000",  # seconds: 30 days
     "PREFECT_CLIENT_MAX_RETRIES": "8",  # a server that is started again is back by then
