@@ -39,6 +39,10 @@ class EngineError(RlaifError, ConnectionError):
     """The model server, or a request to it, failed for a reason that retrying will not mend."""
 
 
+class NotOffered(EngineError):
+    """The model server answers, and has no such path or model."""
+
+
 class ServerDied(EngineError, ChildProcessError):
     """The server that was started as a child process exited, or never became healthy."""
 

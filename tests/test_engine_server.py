@@ -192,7 +192,7 @@ sys.path.insert(0, '.')
 from tests.faults.server import Faulty
 class Dies(Faulty):
     def _respond(self, path, body):
-        if path.startswith('/v1') and self.stats['ok'] == 50:
+        if path == '/tokenize' or path.startswith('/v1') and self.stats['ok'] == 50:
             print('CUDA out of memory', flush=True)
             os._exit(1)
         super()._respond(path, body)
@@ -215,9 +215,14 @@ def test_another_port_is_tried_and_a_death_in_use_ends_the_run(
         launch, "command", lambda config, port: [sys.executable, "-c", STAND_IN, str(port), flag]
     )
     config = EngineConfig(model=str(tiny_model), logs=tmp_path, max_in_flight=8)
-    with serving(config) as engine, pytest.raises(ServerDied, match="out of memory") as error:
-        list(engine.answers(chat(f"question {i}") for i in range(5000)))
-    assert "max_model_len" in error.value.remedy
+    calls = {
+        "an answer": (chat(f"question {i}") for i in range(5000)),
+        "the tokens of a label": [chat("Which?", labels=("A", "B"))],
+    }
+    for asked in calls.values():
+        with serving(config) as engine, pytest.raises(ServerDied, match="out of memory") as error:
+            list(engine.answers(asked))
+        assert "max_model_len" in error.value.remedy
 
 
 def test_models_that_cannot_be_served_are_refused_before_anything_starts(

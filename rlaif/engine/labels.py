@@ -15,7 +15,7 @@ import msgspec
 from rlaif.engine import wire
 from rlaif.engine.counts import Counts
 from rlaif.engine.link import Link
-from rlaif.errors import ConfigError, EngineError
+from rlaif.errors import ConfigError, NotOffered
 from rlaif.records import Call, Message, Reason, Unanswered
 
 _TAIL = 16  # characters before a label that can change its tokens; all of "The answer is: ("
@@ -69,7 +69,7 @@ class Labels:
         body = msgspec.json.encode(wire.chat(call) | {"model": self._model})
         try:
             return await link.post("/tokenize", body, _read_tokens, counts)
-        except EngineError as error:
+        except NotOffered as error:
             raise ConfigError(
                 f"the server does not tokenize, so labels cannot be read: {error}",
                 remedy="use vLLM; hosted APIs offer no exact label probabilities",

@@ -18,7 +18,7 @@ from rlaif.config.engine import EngineConfig
 from rlaif.engine import wire
 from rlaif.engine.counts import Counts
 from rlaif.engine.pool import Pool, Server
-from rlaif.errors import EngineError
+from rlaif.errors import EngineError, NotOffered
 from rlaif.records import Reason, Unanswered
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class Link:
             raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
         self._pool.worked(server)
         if status in (401, 403, 404, 405):
-            raise EngineError(_excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
+            kind = NotOffered if status in (404, 405) else EngineError
+            raise kind(_excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
         if status == 413 or any(mark in detail for mark in _TOO_LONG):
             raise Rejected(Reason.TOO_LONG, detail)
         raise Rejected(Reason.REFUSED, detail)
