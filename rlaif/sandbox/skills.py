@@ -320,12 +320,12 @@ COURSES: dict[float, Course] = {
         (partial(comparisons, frames=WIDER, worse=0.35), 0.37),
     ),
     2.0: (
-        (copies, 0.03), (partial(drafts, stepwise=True), 0.27), (reviews, 0.32),
-        (partial(comparisons, frames=MARKED, worse=0.3, blur=0.4), 0.38),
+        (copies, 0.03), (partial(drafts, stepwise=True), 0.33), (reviews, 0.28),
+        (partial(comparisons, frames=MARKED, worse=0.3, blur=0.4), 0.36),
     ),
 }  # fmt: skip
 """What is taught, and how often, from which share of the first leg's steps on; the last two are for
-the third leg and the fourth."""
+the third leg and for those after it."""
 
 
 def lesson(rng: random.Random, *, done: float = 1.0, ease: float = 0.0) -> Lesson:

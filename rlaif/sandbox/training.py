@@ -6,7 +6,7 @@
 The course: copying first (random words, in the revision's format), then all skills with easy
 comparisons that grow hard, and at the very end the judge's position bias. A further leg starts the
 learning rate anew: the second goes over the last part of the course again, the third widens the
-wordings of comparisons, the fourth marks their opposites with a word and teaches advice in steps.
+wordings of comparisons, the others mark their opposites with a word and teach advice in steps.
 Batches are drawn from (seed, step), so a resumed run sees what an undisturbed one would.
 """
 
@@ -46,8 +46,8 @@ class Plan:
     """What is trained, and how. The defaults made the model that ships."""
 
     seed: int = 0
-    legs: tuple[int, ...] = (4200, 7600, 1700, 2600)  # steps; at a leg's end the rate is zero
-    peaks: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5)  # of the rate, by leg
+    legs: tuple[int, ...] = (4200, 7600, 1700, 2600, 1600)  # steps; at its end the rate is zero
+    peaks: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 0.4)  # of the rate, by leg
     rows: int = 6
     length: int = 384
     width: int = 192

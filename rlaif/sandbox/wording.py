@@ -131,6 +131,15 @@ WIDER: Frames = {
 
 MARKED: Frames = {
     **WIDER,
+    "prefer": (
+        *WIDER["prefer"],
+        "Which response is better, in that it has nothing that {}?",
+        "Choose the better response, the one in which nothing {}.",
+        "Pick the response that is better because no part of it {}.",
+        "Which of the two is better, as it is free of anything that {}?",
+        "Choose the better one, where not a sentence {}.",
+        "Pick the better response, the one with no sentence that {}.",
+    ),
     "prefer_worse": (
         "Which response is worse, in that it {}?",
         "Choose the worse response, the one that {}.",
@@ -138,8 +147,8 @@ MARKED: Frames = {
         "Which of the two is worse, as some part of it {}?",
     ),
 }
-"""For the fourth: an opposite says "worse". What does not is a question for the better response,
-however it is worded."""
+"""From the fourth leg on: an opposite says "worse". What does not is a question for the better
+response, however it is worded."""
 
 UNSEEN_FRAMES: Frames = {
     "critique": (
@@ -185,12 +194,11 @@ def wording(
 ) -> str:
     """Draw a wording that training may show, now and then with a filler word put in.
 
-    With probability `blur` the frame loses some of its words, so that none but "worse" decides.
+    With probability `blur` it loses some of its words, so that none but "worse" turns it round.
     """
-    frame = rng.choice(frames[task])
+    text = rng.choice(frames[task]).format(rng.choice(PHRASES[principle]))
     if blur and rng.random() < blur:
-        frame = _blurred(rng, frame)
-    text = frame.format(rng.choice(PHRASES[principle]))
+        text = _blurred(rng, text)
     if rng.random() < 0.2:
         words = text.split(" ")
         words.insert(rng.randrange(1, len(words)), rng.choice(FILLER).lower())
@@ -198,9 +206,8 @@ def wording(
     return f"{rng.choice(FILLER[:4])}: {text}" if rng.random() < 0.1 else text
 
 
-def _blurred(rng: random.Random, frame: str) -> str:
-    needed = ("{", "worse")
-    return " ".join(w for w in frame.split(" ") if w.startswith(needed) or rng.random() < 0.7)
+def _blurred(rng: random.Random, text: str) -> str:
+    return " ".join(w for w in text.split(" ") if w.startswith("worse") or rng.random() < 0.8)
 
 
 def shipped(task: Task, principle: str) -> tuple[str, ...]:
