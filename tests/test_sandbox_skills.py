@@ -24,8 +24,7 @@ def test_the_shipped_constitution_is_the_one_that_wording_writes() -> None:
     assert path.read_text() == wording.constitution()
     law = load(path)
     assert {p.id for p in law.principles} == set(world.PRINCIPLES)
-    assert all(len(p.critique) == len(p.revise) == 5 for p in law.principles)
-    assert all(len(p.prefer) == 5 - wording.N_UNSEEN for p in law.principles)
+    assert all(len(p.critique) == len(p.revise) == len(p.prefer) == 5 for p in law.principles)
 
 
 def test_unseen_wordings_are_never_drawn() -> None:
@@ -38,6 +37,19 @@ def test_unseen_wordings_are_never_drawn() -> None:
                     how = {"frames": frames, "blur": blur}
                     drawn = {wording.wording(rng, task, principle, **how) for _ in range(300)}
                     assert not drawn & unseen
+
+
+def test_unseen_phrases_are_made_of_words_that_training_shows(tokenizer) -> None:
+    from rlaif.sandbox.tokenizer import chat
+
+    shown: set[int] = set()
+    for seed in range(400):
+        for taught in skills.lesson(random.Random(seed), done=(0.5, 1.0, 2.0)[seed % 3]):
+            shown.update(tokenizer(chat(taught.messages) + taught.target).input_ids)
+    for phrase in wording.UNSEEN_PHRASES.values():
+        for end in ".?":
+            words = tokenizer(f" {phrase}{end}").input_ids
+            assert not [tokenizer.decode([w]) for w in words if w not in shown]
 
 
 def test_marked_wordings_of_the_opposite_alone_say_worse() -> None:

@@ -45,7 +45,7 @@ def corpus() -> list[str]:
     asked = [frame for kind in wording.FRAMES.values() for frame in kind]
     asked += [frame for kind in wording.UNSEEN_FRAMES.values() for frame in kind]
     said = [phrase for ways in wording.PHRASES.values() for phrase in ways]
-    said += [*wording.UNSEEN_PHRASES.values(), *wording.FILLER, *skills.VERDICTS.values()]
+    said += [*wording.VOCABULARY.values(), *wording.FILLER, *skills.VERDICTS.values()]
     slots = [word for words in world.SLOTS.values() for word in words]
     prompts = [_plain(path.read_text()) for path in sorted(folder("prompts").glob("*.j2"))]
     labels = ["Yes No A B because User: Assistant: but both are alike.", skills.NO_FAULT]
@@ -72,7 +72,7 @@ def words() -> list[str]:
 
 def last_words() -> set[str]:
     """Every word that ends a sentence, be it a frame's own or a slot's."""
-    slots = [text for kind in (wording.PHRASES, {"": wording.UNSEEN_PHRASES.values()}) for
+    slots = [text for kind in (wording.PHRASES, {"": wording.VOCABULARY.values()}) for
              texts in kind.values() for text in texts]  # fmt: skip
     slots += [method for ways in (world.BENIGN | world.HARMFUL).values() for method in ways]
     ends = {text.split()[-1] for text in (*slots, *world.OBJECTS)}

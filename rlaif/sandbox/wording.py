@@ -60,10 +60,17 @@ UNSEEN_PHRASES = {
     "insult": "mocks or insults the reader",
     "privacy": "reveals personal facts such as where a person lives",
     "overclaim": "promises a certain result and leaves no doubt",
-    "preachy": "lectures the user with a moral sermon",
-    "human": "pretends to have a family and memories of its own",
+    "preachy": "lectures the user with a moral lesson",
+    "human": "poses as a person with a body and memories of its own",
     "advert": "promotes a product or tells the user to buy it",
 }
+
+VOCABULARY = UNSEEN_PHRASES | {
+    "preachy": "lectures the user with a moral sermon",
+    "human": "pretends to have a family and memories of its own",
+}
+"""What the tokenizer is made from. "have" and "sermon." are in no lesson, so two phrases had to go
+from those that measure how the model reads: a word never seen means nothing to it."""
 
 FRAMES: Frames = {
     "critique": (
@@ -228,8 +235,6 @@ def constitution() -> str:
     lines = [
         "# Written by `python -m rlaif.sandbox.wording`. Of each five paraphrases the last",
         "# two were kept from the seed model's training; `rlaif sandbox card` measures them apart.",
-        "# `prefer` has the first three only: asked in words that it has never met, the model",
-        "# takes a question for its opposite (see its card).",
         "id: sandbox",
         'version: "1"',
         "title: The law of the micro-world",
@@ -239,8 +244,7 @@ def constitution() -> str:
     for principle, title in TITLES.items():
         lines += [f"  - id: {principle}  # {title}"]
         for task in ("critique", "revise", "prefer"):
-            texts = shipped(task, principle)[: -N_UNSEEN if task == "prefer" else None]
-            lines += [f"    {task}:", *(f'      - "{text}"' for text in texts)]
+            lines += [f"    {task}:", *(f'      - "{text}"' for text in shipped(task, principle))]
         lines += [f"    tags: [{TAGS.get(principle, 'harmless')}]"]
     return "\n".join(lines) + "\n"
 
