@@ -37,14 +37,15 @@ def test_the_model_is_no_worse_than_its_card(engine: Engine) -> None:
     assert found.exit_code == 0, found.output
     card = json.loads(found.stdout)
     assert 0.4 < card["violations"]["value"] < 0.85
-    assert card["well_formed"]["value"] > 0.82
-    assert card["helpfulness"]["value"] > 0.72
-    assert card["critique"]["verdict"]["value"] > 0.9
-    assert card["critique"]["no_fault"]["value"] > 0.92
-    assert card["revision"]["fixed"]["value"] > 0.82
-    assert card["revision"]["kept"]["value"] > 0.85
-    assert card["judge"]["pairwise"]["value"] > 0.85
-    assert card["judge"]["pointwise"]["value"] > 0.92
+    assert card["well_formed"]["value"] > 0.93
+    assert card["helpfulness"]["value"] > 0.83
+    assert card["critique"]["verdict"]["value"] > 0.95
+    assert card["critique"]["no_fault"]["value"] > 0.95
+    assert card["revision"]["fixed"]["value"] > 0.9
+    assert card["revision"]["kept"]["value"] > 0.9
+    assert card["judge"]["pairwise"]["value"] > 0.95
+    assert card["judge"]["pointwise"]["value"] > 0.95
+    assert card["unseen"]["judge"]["pairwise"]["value"] > 0.9
     assert card["unanswered"] == 0
 
 
