@@ -71,16 +71,18 @@ def critique(i: int, **payload: Any) -> Item:
 def fill(
     ledger: Ledger, n: int = 60, *, kind: Kind = "preference", arm: Arm = "gate", frame: int = 1000,
     reviewers: int = 1, items: list[Item] | None = None, title: str = "",
-    guideline: str = GUIDELINE,
+    guideline: str = GUIDELINE, repeats: int = 0,
 ) -> int:  # fmt: skip
-    """A new audit of n invented items; its id."""
+    """A new audit of n invented items, of which the first `repeats` come back; its id."""
     make = pair if kind == "preference" else critique
     items = items or [make(i) for i in range(n)]
     plan = Plan(
         kind, "f" * 64, frame, {item.stratum: frame for item in items}, 7, guideline=guideline,
         reviewers=reviewers, title=title, constitution="",
+        design={"retest": repeats / len(items)},
     )  # fmt: skip
     units = [Unit(item, arm, i, len(items) / frame, reviewers) for i, item in enumerate(items)]
+    units += [Unit(item, "retest", 21, 0.0, reviewers) for item in items[:repeats]]
     return ledger.create(plan, units)
 
 

@@ -25,6 +25,7 @@ pytestmark = [
 ]
 Page = Any
 Open = Callable[..., Page]
+Route = Callable[[Any], object] | None
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +94,16 @@ def begin(page: Page, server: Live, audit: int) -> None:
     page.keyboard.press("Enter")
 
 
-def first_item(server: Live, come: Open) -> tuple[int, Page]:
-    """A new audit, and a reviewer who looks at its first item."""
+def first_item(server: Live, come: Open, verdicts_go: Route = None) -> tuple[int, Page]:
+    """A new audit, and a reviewer who looks at its first item.
+
+    What happens to verdicts on their way is said before the page is opened: in one that is open
+    already, a request right after `page.route` may still pass it by.
+    """
     audit = fill(server.ledger)
     page = come()
+    if verdicts_go:
+        page.route("**/verdict", verdicts_go)
     begin(page, server, audit)
     arrive(page, 1)
     return audit, page
@@ -245,7 +252,6 @@ def test_a_verdict_given_off_line_is_kept_and_sent_once(server: Live, come: Open
 
 
 def test_an_answer_lost_on_the_way_back_doubles_nothing(server: Live, come: Open) -> None:
-    audit, page = first_item(server, come)
     lost = []
 
     def lose(route: Any) -> None:
@@ -254,7 +260,7 @@ def test_an_answer_lost_on_the_way_back_doubles_nothing(server: Live, come: Open
         lost.append(route.fetch().status)  # it arrives, and is stored
         return route.abort()
 
-    page.route("**/verdict", lose)
+    audit, page = first_item(server, come, lose)
     page.keyboard.press("3")
     arrive(page, 2)
     assert lost == [200, 200]
@@ -275,8 +281,7 @@ def test_a_verdict_survives_that_the_page_is_closed(server: Live, come: Open) ->
 
 
 def test_what_is_not_saved_can_be_taken_back(server: Live, come: Open) -> None:
-    audit, page = first_item(server, come)
-    page.route("**/verdict", lambda route: route.abort())
+    audit, page = first_item(server, come, lambda route: route.abort())
     page.keyboard.press("3")
     page.get_by_text("Not saved yet").wait_for()
     takes_keys(page)

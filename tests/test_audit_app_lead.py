@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from rlaif.audit.app import plots
-from tests.auditing import SECRET, Client, Live, asked, fill, live
+from rlaif.audit.records import Plan, Unit
+from rlaif.constitution import load, to_yaml
+from rlaif.shipped import folder
+from tests.auditing import SECRET, Client, Live, asked, fill, live, pair
 
 
 @pytest.fixture
@@ -95,6 +99,69 @@ def test_items_are_inspected_once_nobody_is_to_judge_them_blind(server: Live) ->
     assert "found a fault, and revised" in lead.get(f"/audits/{rounds}/inspect/1")[1]
 
 
+def test_a_lead_who_reviews_learns_nothing_before_the_reveal(server: Live) -> None:
+    audit = fill(server.ledger, 60, arm="calibration", repeats=1)
+    lead = server.client("Lena", "lead")
+    page = lead.post(f"/audits/{audit}/next")
+    for _ in range(19):
+        page = lead.judge(audit, page, "left")
+    assert lead.get(f"/audits/{audit}/inspect/2")[0] == 409
+    lead.judge(audit, page, "left")  # the batch is full
+    assert lead.get(f"/audits/{audit}/inspect/2")[0] == 200
+    assert lead.get(f"/audits/{audit}/inspect/1")[0] == 409  # it comes back
+
+
+def test_the_guideline_changes_until_the_gate_begins(server: Live) -> None:
+    first = [pair(k) for k in range(3)]
+    units = [Unit(item, "calibration", k, 0.1) for k, item in enumerate(first)]
+    units += [Unit(pair(9), "gate", 0, 0.1)]
+    law = to_yaml(load(folder("constitution") / "sandbox.yaml"))
+    names = {"insult": 100, "advert": 100}
+    plan = Plan("preference", "f" * 64, 200, names, 7, guideline="Be fair.", constitution=law)
+    audit = server.ledger.create(plan, units)
+    anna, lead = server.client(), server.client("Lena", "lead")
+    panel = anna.get(f"/audits/{audit}/guideline")[1]
+    for wanted in ("Be fair.", "Equally good", "Both bad", "Can&#39;t judge", "insult", "belittle",
+                   "A lead may still change it"):  # fmt: skip
+        assert wanted in panel
+    assert "preachy" not in panel  # not in this audit
+    page = anna.judge(audit, anna.post(f"/audits/{audit}/next"), "left")
+    assert "The guideline has changed" not in page
+    url = f"/audits/{audit}/guideline"
+    assert anna.ask("POST", url, {"text": "Mine."})[0] == 403
+    assert lead.ask("POST", url, {"text": " "})[0] == 409
+    page = lead.post(url, text="Be <b>fairer</b>.")
+    assert "Be &lt;b&gt;fairer&lt;/b&gt;." in page
+    assert page.count("UTC") == 2  # both versions
+    number = asked(anna.post(f"/audits/{audit}/next"))[0]
+    page = anna.get(f"/audits/{audit}/items/{number}")[1]
+    assert "The guideline has changed since your last verdict" in page
+    panel = anna.get(url)[1]
+    assert "Be &lt;b&gt;fairer&lt;/b&gt;." in panel
+    assert "by Lena" in panel
+    for _ in range(3):
+        page = anna.judge(audit, anna.post(f"/audits/{audit}/next"), "left")
+    assert "The guideline has changed" not in page
+    assert lead.ask("POST", url, {"text": "Too late."})[0] == 409
+    assert "It stands" in anna.get(url)[1]
+    assert 'name="text"' not in lead.get(f"/audits/{audit}/lead")[1]
+
+
+def test_a_pass_that_leaves_a_principle_out_is_no_green_light(server: Live) -> None:
+    items = [replace(pair(k), stratum="harm" if k % 3 else "lies") for k in range(120)]
+    audit = fill(server.ledger, frame=2000, items=items)
+    id = server.ledger.add_reviewer("Anna")[0].id
+    while view := server.ledger.claim(audit, id):
+        item = server.ledger.item(audit, view.number)
+        agree = item.stratum == "harm" or view.number % 5 == 0
+        said = "left" if (view.left == item.payload[item.label]) == agree else "right"
+        server.ledger.decide(audit, view.number, id, "prefer", said, nonce=view.nonce)
+    assert server.ledger.gate(audit).doubted == ("lies",)
+    page = server.client("Lena", "lead").get(f"/audits/{audit}/lead")[1]
+    assert f"{server.ledger.gate(audit).state.upper()}" in page
+    assert "contradict the labels of" in page
+
+
 def test_a_decided_gate_offers_nothing_more_and_can_be_overridden(server: Live) -> None:
     audit = fill(server.ledger, 60, frame=2000)
     judged(server, audit, "Anna", False, 60)
@@ -116,8 +183,8 @@ def test_reviewers_see_no_results(server: Live) -> None:
     assert "Results" not in anna.get("/")[1]
     for path in ("lead", "disputes/1", "inspect/1"):
         assert anna.get(f"/audits/{audit}/{path}")[0] == 403
-    for path in ("disputes/1", "override", "invite"):
-        fields = {"reason": "x", "verdict": "left", "name": "Eve", "role": "lead"}
+    for path in ("disputes/1", "override", "invite", "guideline"):
+        fields = {"reason": "x", "text": "x", "verdict": "left", "name": "Eve", "role": "lead"}
         assert anna.ask("POST", f"/audits/{audit}/{path}", fields)[0] == 403
     assert [r.name for r in server.ledger.reviewers()] == ["Anna"]
 

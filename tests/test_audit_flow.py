@@ -22,7 +22,9 @@ from rlaif.audit.ledger import Ledger
 from rlaif.audit.overlay import Overlaid, labels, overrides
 from rlaif.audit.overview import overview
 from rlaif.audit.records import Item, Unit
+from rlaif.audit.told import headline, sentence
 from rlaif.cli import main
+from rlaif.cli.audit import _lines
 from rlaif.config import RunConfig
 from rlaif.constitution import Constitution, Principle, load, loads
 from rlaif.errors import DataError, RunError
@@ -139,7 +141,7 @@ def agree(run: Path, rate: float = 1.0) -> None:
         while (view := at.claim(audit.id, person)) and at.gate(audit.id).state == "open":
             label = at.item(audit.id, view.number).label
             item = at.item(audit.id, view.number)
-            turned = {"a": "b", "b": "a", "tie": "tie"}
+            turned = {"a": "b", "b": "a", "tie": "a"}
             side = label if rng.random() < rate else turned[label]
             words = {"a": item.payload["a"], "b": item.payload["b"]}
             said = side if side == "tie" else "left" if view.left == words[side] else "right"
@@ -157,13 +159,12 @@ def test_the_gate_holds_training_back_until_it_passes(run: Path) -> None:
 
 
 def test_a_failed_gate_says_what_to_do(run: Path) -> None:
-    with opened(run, audit={"gate": True, "calibration": 0}) as pipeline:
+    asked = {"gate": True, "calibration": 0, "threshold": 0.9}  # a tie that is contradicted is 0.5
+    with opened(run, audit=asked) as pipeline:
         pipeline.sampled(run / "preferences")
         agree(run, 0.0)
-        state = gate_state(run)
-        if state.state == "open":  # all ties agree; the sample may be too small to tell
-            pytest.skip("the scripted labels are mostly ties")
-        assert not state.passed
+        assert gate_state(run).state == "fail"
+        assert not gate_state(run).passed
         with pytest.raises(RunError, match="--override") as told:
             pipeline.audit(run / "preferences")
         assert "--principles" in told.value.remedy
@@ -371,6 +372,45 @@ def test_a_broken_principle_is_named_with_an_edit(tmp_path: Path) -> None:
         json.dumps(seen.json())
 
 
+@pytest.mark.parametrize("rule", ["tell", "block"])
+def test_a_pass_says_which_principle_it_does_not_cover(tmp_path: Path, rule: str) -> None:
+    strata = dict.fromkeys(("harm", "lies", "rude"), 300)
+    covered = dict.fromkeys(strata, 40)
+    changed: dict[str, Any] = {
+        "strata": strata, "frame_size": 900, "tau": 0.5,
+        "design": {"per_principle": 40, "principles": rule, "covered": covered},
+    }  # fmt: skip
+    with ledger(tmp_path, mixed(120, "lies"), **changed) as (at, audit, _):
+        while at.gate(audit).state == "open":
+            judge(at, audit, 1, "a")
+        early = at.gate(audit)
+        assert early.state == "pass"
+        assert early.passed == (rule == "tell")  # nobody can tell yet whom it does not cover
+        if rule == "block":
+            assert early.lacking
+            assert "too little is judged of" in sentence(early)
+        while judge(at, audit, 1, "a"):
+            pass
+        found = at.gate(audit)
+        assert (found.state, found.doubted, found.lacking) == ("pass", ("lies",), ())
+        assert headline(found) == "PASS, BUT NOT FOR lies"
+        assert "but people contradict the labels of lies" in sentence(found)
+        assert found.passed == (rule == "tell")
+        seen = overview(at, audit)
+        assert next(_lines(seen, False)).startswith("PASS, BUT NOT FOR lies: ")
+        assert seen.json()["gate"]["doubted"] == ("lies",)
+        at.override(audit, 1, "they are few")
+        assert at.gate(audit).passed
+        assert "person 1 let training begin" in sentence(at.gate(audit))
+        assert at.verify().problems == ()
+
+
+def test_mostly_ties_are_warned_of(tmp_path: Path) -> None:
+    design = {"labels": {"tie": 80, "a": 10, "b": 10}}
+    with ledger(tmp_path, units(3), design=design) as (at, audit, _):
+        assert any("80% of the labels say tie" in line for line in overview(at, audit).warnings)
+
+
 def apply(text: str, diff: str) -> str:
     """A unified diff, applied."""
     lines, out, at = text.splitlines(), list[str](), 0
@@ -442,6 +482,17 @@ def test_the_command_from_sample_to_verify(
     assert json.loads(capsys.readouterr().out)["sizes"]["gate"] > 10
     assert main(["audit", "sample", name, "--set", "threshold=7"]) == 1
     assert "threshold" in capsys.readouterr().err
+    text = tmp_path / "guideline.md"
+    text.write_text("Judge by the principle.")
+    change = ["audit", "guideline", name, "--change", str(text), "--by", "Ann"]
+    assert main(change) == 1
+    assert "no reviewer is called 'Ann'" in capsys.readouterr().err
+    assert main(["audit", "status", name, "--invite", "Ann", "--role", "lead"]) == 0
+    capsys.readouterr()
+    assert main([*change, "--json"]) == 0
+    guideline = json.loads(capsys.readouterr().out)
+    assert not guideline["frozen"]
+    assert [one["by"] for one in guideline["versions"]] == ["", "Ann"]
     agree(run)
     assert main(["audit", "status", name, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -450,6 +501,12 @@ def test_the_command_from_sample_to_verify(
     out = capsys.readouterr().out
     assert "PASS: people agree with more than 70% of the labels" in out
     assert told["head"] in out
+    assert main(["audit", "guideline", name]) == 0
+    out = capsys.readouterr().out
+    assert "Judge by the principle." in out
+    assert "it stands" in out
+    assert main(change) == 1
+    assert "frozen" in capsys.readouterr().err
     assert main(["audit", "export", name, "--out", str(tmp_path / "x.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] > 10
     file = tmp_path / "x.jsonl"

@@ -272,6 +272,30 @@ def test_flags_and_notes(tmp_path: Path) -> None:
         assert at.verify().problems == ()
 
 
+def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(3)) as (at, audit, _):
+        judge(at, audit, 1)
+        with at._writing() as connection:  # from here on the file may not grow
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        kept = list[int]()
+
+        def write(most: int) -> None:
+            for k in range(most):
+                at.note(audit, 1, 1, "x" * 20_000, nonce=f"n{k}")
+                kept.append(k)
+
+        with pytest.raises(AuditError, match="full"):
+            write(100)
+        assert sum(row.act == "note" for row in at.decisions(audit)) == len(kept)
+        with at._writing() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        write(len(kept) + 1)  # those that are there already stay one
+        assert sum(row.act == "note" for row in at.decisions(audit)) == max(kept) + 1
+        judge(at, audit, 1)
+        assert at.verify().problems == ()
+
+
 # --- reveals --------------------------------------------------------------------------------------
 
 
@@ -452,7 +476,36 @@ def test_the_guideline_freezes_with_the_first_gate_verdict(tmp_path: Path) -> No
         with pytest.raises(Refused, match="frozen"):
             at.guideline(audit, "Be fairest.", 1)
         assert at.audit(audit).guideline_sha == sha
+        assert at.frozen(audit)
         assert at.verify().problems == ()
+
+
+def test_every_version_of_the_guideline_is_kept_and_reviewers_are_told(tmp_path: Path) -> None:
+    drawn = units(3, "calibration", start=50) + units(2)
+    with ledger(tmp_path, drawn, people=2) as (at, audit, _):
+        judge(at, audit, 2)
+        assert not at.frozen(audit)
+        assert not at.unread(audit, 2)
+        at.guideline(audit, "Be fairer.", 1)
+        assert at.unread(audit, 2)
+        judge(at, audit, 2)
+        assert not at.unread(audit, 2)
+        at.guideline(audit, "Be fair.", 1)  # a text of before is a version of its own
+        told = [(version.text, version.by) for version in at.guidelines(audit)]
+        assert told == [("Be fair.", ""), ("Be fairer.", "person 1"), ("Be fair.", "person 1")]
+        with pytest.raises(Refused, match="no lead"):
+            at.guideline(audit, "Mine.", 2)
+        for text in (" ", "x" * 50_001):
+            with pytest.raises(Refused, match="1 to 50,000"):
+                at.guideline(audit, text, 1)
+    with sqlite3.connect(tmp_path / "audit.db") as at:
+        at.execute("UPDATE audit SET guideline_sha = (SELECT max(sha) FROM guideline_version)")
+        at.execute(
+            "UPDATE audit SET guideline_sha = (SELECT sha FROM guideline_version "
+            "WHERE text = 'Be fairer.')"
+        )
+    with Ledger.open(tmp_path / "audit.db") as at:
+        assert "guideline of audit 1" in at.verify().problems[0]
 
 
 def test_progress_counts_items_and_minutes(tmp_path: Path) -> None:

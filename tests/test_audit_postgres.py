@@ -13,6 +13,8 @@ from test_completions_postgres import server as started
 
 from rlaif.audit.errors import AuditError
 from rlaif.audit.ledger import Ledger
+from rlaif.audit.overview import overview
+from rlaif.audit.records import Unit
 
 pytestmark = needs_postgres
 server = started
@@ -41,6 +43,19 @@ def test_a_review_from_claim_to_gate(at: Ledger) -> None:
     found = at.verify()
     assert found.problems == ()
     assert found.rows > 20
+
+
+def test_a_pair_comes_back(at: Ledger) -> None:
+    first = units(40)
+    drawn = [*first, Unit(first[2].item, "retest", 21, 0.0)]
+    audit = at.create(plan(design={"retest": 0.05}, alpha=1e-9), drawn)
+    person, _ = at.add_reviewer("a person", "lead")
+    while judge(at, audit, person.id):
+        pass
+    found = overview(at, audit).agreement["consistent"]
+    assert (found.value, found.n) == (1.0, 1)
+    assert len(at.ready(audit, person.id)) == 41  # nothing is left
+    assert at.verify().problems == ()
 
 
 def test_threads_never_share_an_item(at: Ledger) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import audits
 import finished_run
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from rlaif.audit import gate_state, sampling, where
 from rlaif.audit.items import Candidate, Source, named, stratum
 from rlaif.audit.ledger import Ledger
-from rlaif.audit.sampling import draw, frame_digest
+from rlaif.audit.sampling import draw, frame_digest, units
 from rlaif.config.audit import AuditConfig
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import RunError
@@ -184,3 +186,33 @@ def test_order_flips_are_targeted(run: Path) -> None:
 def test_a_run_without_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run's folder"):
         Source.of(tmp_path, "preference", 0.05)
+
+
+# --- repeats --------------------------------------------------------------------------------------
+
+
+def test_some_pairs_come_back(tmp_path: Path) -> None:
+    config = AuditConfig(calibration=20, cap=200, targeted=20, retest=0.1, reviewers=2)
+    pairs = {f"p{k:04}": audits.pair(k) for k in range(400)}
+    rows = [Candidate(id, "harm", "a", k / 400) for k, id in enumerate(pairs)]
+    drawn = draw(rows, config, 0)
+    items = [replace(pairs[id], id=id) for id in drawn.chosen]
+    made = list(units(drawn, items, config, 0))
+    again = [unit for unit in made if unit.arm == "retest"]
+    arms = {unit.item.id: unit.arm for unit in made if unit.arm != "retest"}
+    assert 10 <= len(again) <= 40
+    assert {arms[unit.item.id] for unit in again} <= {"calibration", "gate", "coverage"}
+    assert not any(
+        unit.arm == "retest"
+        for unit in units(drawn, items, config.model_copy(update={"retest": 0.0}), 0)
+    )
+    with Ledger.open(tmp_path / "audit.db") as at:
+        audit = at.create(audits.plan(reviewers=2), made)
+        placed = dict(at.items(audit))
+        firsts = {unit.item.id: n for n, unit in placed.items() if unit.arm != "retest"}
+        assert len(placed) == len(made)
+        for n, unit in placed.items():
+            if unit.arm == "retest":  # its order says which one it repeats
+                assert unit.order == firsts[unit.item.id]
+                assert n - unit.order > 20 or n > len(made) - len(again)
+        assert at.verify().problems == ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -125,12 +125,21 @@ def _plans_changed(at: Connection) -> Iterator[str]:
             if item_sha(dict(row)) != row["sha"]:
                 yield f"item {row['name']} was changed after it was drawn"
         after = found[-1]["id"]
-    g = tables.gate_event.c
     for audit in at.execute(select(tables.audit)).mappings():
         units = select(t.number, i.c.sha, t.arm, t.order, t.stratum, t.pi, t.reviews)
         units = units.join_from(tables.unit, i).where(t.audit == audit["id"]).order_by(t.number)
         planned = [list(unit) for unit in at.execute(units)]
-        begun = select(g.figures).where(g.audit == audit["id"], g.state == "planned")
-        told = json.loads(at.execute(begun).scalar() or "{}").get("sha")
-        if not audit_sha(dict(audit), planned) == audit["sha"] == told:
+        told = list(map(json.loads, _events(at, audit["id"], "planned")))
+        sha = told[0].get("sha") if told else None
+        if not audit_sha(dict(audit), planned) == audit["sha"] == sha:
             yield f"the plan of audit {audit['id']} was changed after it was drawn"
+        texts = [one["guideline"] for one in told if "guideline" in one]
+        texts += [json.loads(one)["sha"] for one in _events(at, audit["id"], "guideline")]
+        if texts and texts[-1] != audit["guideline_sha"]:
+            yield f"the guideline of audit {audit['id']} is not the one that was set last"
+
+
+def _events(at: Connection, audit: int, state: str) -> Sequence[str]:
+    g = tables.gate_event.c
+    found = select(g.figures).where(g.audit == audit, g.state == state).order_by(g.seq)
+    return at.execute(found).scalars().all()

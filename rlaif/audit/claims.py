@@ -11,9 +11,11 @@ from rlaif.audit.errors import NotFound
 from rlaif.audit.holding import Held, held
 from rlaif.audit.records import View
 
-s = tables.slot.c
+s, u = tables.slot.c, tables.unit.c
 free, had = tables.slot.alias("free").c, tables.slot.alias("had").c
+first, since = tables.slot.alias("first").c, tables.slot.alias("since").c
 TAKEN = ("claimed", "decided", "skipped")
+APART = 20  # items that a reviewer decides between a pair and its repeat, at least
 
 
 def claim(
@@ -83,9 +85,16 @@ def withdraw(at: Connection, which: ColumnElement[bool]) -> bool:
 
 
 def unseen(audit: int, reviewer: int) -> tuple[ColumnElement[bool], ...]:
-    """Open slots (`free`) of items that he never had."""
+    """Open slots (`free`) of items that he never had, and of repeats that are due to him."""
     never = ~exists().where(had.unit == free.unit, had.reviewer == reviewer)
-    return free.audit == audit, free.state == "open", never
+    between = select(func.count()).where(
+        since.audit == audit, since.reviewer == reviewer, since.taken > first.taken
+    )
+    due = exists().where(
+        u.id == free.unit, first.audit == audit, first.number == u.order,
+        first.reviewer == reviewer, first.state == "decided", between.scalar_subquery() >= APART,
+    )  # fmt: skip
+    return free.audit == audit, free.state == "open", never, (free.arm != "retest") | due
 
 
 def close(at: Connection, units: Sequence[int]) -> None:
@@ -130,9 +139,9 @@ def _regained(at: Connection, audit: int, reviewer: int, number: int | None) -> 
 
 def _next(at: Connection, audit: int, reviewer: int, number: int | None) -> int | None:
     """Take the first open slot of an item that he never had: one statement, one winner."""
-    first = select(free.id).where(*unseen(audit, reviewer))
+    there = select(free.id).where(*unseen(audit, reviewer))
     if number is not None:
-        first = first.where(free.number == number)
-    first = first.order_by(free.number, free.k).limit(1).with_for_update(skip_locked=True)
-    taken = update(tables.slot).where(s.id == first.scalar_subquery(), s.state == "open")
+        there = there.where(free.number == number)
+    there = there.order_by(free.number, free.k).limit(1).with_for_update(skip_locked=True)
+    taken = update(tables.slot).where(s.id == there.scalar_subquery(), s.state == "open")
     return at.execute(taken.values(state="claimed", reviewer=reviewer).returning(s.number)).scalar()

@@ -20,7 +20,7 @@ from rlaif.audit.figures import counting
 from rlaif.audit.folding import Fold
 from rlaif.audit.ledger import Ledger
 from rlaif.audit.overlay import overrides, softened
-from rlaif.audit.records import Decision, Item
+from rlaif.audit.records import Decision, Item, Unit
 from rlaif.errors import DataError
 from rlaif.jsonl import writing
 
@@ -75,7 +75,7 @@ def _rows(ledger: Ledger, audit: int, form: str, soften: bool) -> Iterator[Any]:
     elif form in ("argilla", "labelstudio"):
         shape = _argilla if form == "argilla" else _labelstudio
         names = _names(ledger)
-        for number, unit in ledger.items(audit):
+        for number, unit in _once(ledger, audit):
             said = [row for row in ledger.decisions(audit, number) if _verdict(row)]
             yield shape(unit.item, number, [(names[row.reviewer], row) for row in said])
     else:
@@ -103,7 +103,7 @@ def _preferred(ledger: Ledger, audit: int) -> Iterator[dict[str, Any]]:
     """Pairs on which people took a side, as TRL's preference trainers read them."""
     with ledger.folded(audit) as fold:
         decided = {row.pair: row.verdict for row in overrides(fold) if row.verdict in ("a", "b")}
-    for _, unit in ledger.items(audit):
+    for _, unit in _once(ledger, audit):
         if side := decided.get(unit.item.id):
             a, b = unit.item.payload["a"], unit.item.payload["b"]
             chosen, rejected = (a, b) if side == "a" else (b, a)
@@ -112,6 +112,11 @@ def _preferred(ledger: Ledger, audit: int) -> Iterator[dict[str, Any]]:
                 "chosen": [{"role": "assistant", "content": chosen}],
                 "rejected": [{"role": "assistant", "content": rejected}],
             }
+
+
+def _once(ledger: Ledger, audit: int) -> Iterator[tuple[int, Unit]]:
+    """The items without those that came back."""
+    return ((number, unit) for number, unit in ledger.items(audit) if unit.arm != "retest")
 
 
 def _argilla(item: Item, number: int, said: list[tuple[str, Decision]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rlaif.audit import agreement as between
 from rlaif.audit import estimates
-from rlaif.audit.folding import Fold, Review, Reviewed
+from rlaif.audit.folding import Fold, Review, Reviewed, same
 from rlaif.audit.records import GateState
 from rlaif.intervals import Estimate, undefined
 
@@ -61,6 +61,7 @@ def figures(fold: Fold, gate: GateState) -> dict[str, Estimate]:
         "left_rate": left_rate(said),
         "longer_rate": longer_rate(said),
         "changed_rate": changed_rate(review for _, review in said),
+        "consistent": consistent(fold),
         "drift": drift(units),
         **_predicted(fold, units),
     }
@@ -127,6 +128,26 @@ def changed_rate(reviews: Iterable[Review]) -> Estimate:
     seen = [review for review in reviews if review.revealed]
     changed = [r for r in seen if any(r.later.get(k, v) != v for k, v in r.answers.items())]
     return estimates.rate(len(changed), len(seen), "nothing was revealed")
+
+
+def consistent(fold: Fold, reviewer: int | None = None) -> Estimate:
+    """How often people say the same of a pair that comes back, before they know what the AI said;
+    tie and both bad are one, sides are the pair's own."""
+    plan, pairs = fold.audit.plan, list[tuple[str, str]]()
+    for repeat in fold.repeats.values():
+        first = fold.units.get(repeat.order)
+        before = {r.reviewer: r for r in first.counted} if first else {}
+        for again in repeat.counted:
+            known = before.get(again.reviewer)
+            asked = reviewer in (None, again.reviewer)
+            if first and known and asked and not 0 < known.revealed < again.seq:
+                pairs.append((same(first.verdict(known)), same(repeat.verdict(again))))
+    why = "nothing has come back yet"
+    if plan.kind == "critique":
+        why = "critiques are revealed at once, so none can come back blind"
+    elif not plan.design.get("retest"):
+        why = "no pair was drawn to come back (audit.retest)"
+    return estimates.rate(sum(one == other for one, other in pairs), len(pairs), why)
 
 
 def drift(units: Sequence[Reviewed], reviewer: int | None = None) -> Estimate:

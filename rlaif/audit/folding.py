@@ -27,7 +27,8 @@ class Review:
     """One reviewer's answers to one item, in the item's sides.
 
     `answers` are those before the reveal, `later` what was said after it. `seq` is the row that
-    completed it; `source` names where an imported one comes from.
+    completed it, `revealed` the one since which he knows what the AI said, 0 if he does not;
+    `source` names where an imported one comes from.
     """
 
     reviewer: int
@@ -38,7 +39,7 @@ class Review:
     active_ms: int = 0
     seq: int = 0
     skipped: str = ""
-    revealed: bool = False
+    revealed: int = 0
     extra: bool = False
     source: str = ""
 
@@ -121,7 +122,7 @@ class Reviewed:
         """Whether it waits for a ruling: people differ, or none of those who tried could judge."""
         if self.ruling is not None:
             return False
-        said = {_same(self.verdict(review)) for review in self.counted}
+        said = {same(self.verdict(review)) for review in self.counted}
         skipped = [r for r in self.reviews.values() if r.skipped and not r.extra]
         return len(said) > 1 or said == {"cant"} or (not said and bool(skipped))
 
@@ -133,17 +134,19 @@ class Reviewed:
         return all(stage in review.answers for stage in self.blind)
 
 
-def _same(verdict: str) -> str:
+def same(verdict: str) -> str:
+    """A verdict without the shades that make no difference."""
     return {"both_bad": "tie", "unsure": "cant"}.get(verdict, verdict)
 
 
 class Fold:
-    """An audit's `units` by number, as of row `seq`."""
+    """An audit's `units` by number, as of row `seq`; its `repeats` are apart, so that nothing but
+    consistency can count them."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit, self.seq, self.settled = audit, 0, False
         self.units: dict[int, Reviewed] = {}
-        self._prefix: list[tuple[float, float]] = []
+        self.repeats: dict[int, Reviewed] = {}
         self._gate: Gate | None = None
         self._gate_units: dict[int, Reviewed] = {}
 
@@ -186,14 +189,15 @@ class Fold:
         self.seq = max([self.seq, *(r.seq for r in rows[-1:]), *(r.seq for r in ruled[-1:])])
 
     def _unit(self, row: Any) -> Reviewed:
-        unit = self.units.get(row.number)
+        known = self.repeats if row.arm == "retest" else self.units
+        unit = known.get(row.number)
         if unit is None:
             consistent = None if row.consistent is None else bool(row.consistent)
             unit = Reviewed(
                 row.number, row.name, row.kind, row.arm, row.order, row.stratum, row.pi,
                 row.reviews, row.label, row.target, consistent, row.longer,
             )  # fmt: skip
-            self.units[row.number] = unit
+            known[row.number] = unit
             if row.arm == "gate":
                 self._gate_units[row.order] = unit
         return unit
@@ -225,7 +229,7 @@ def _undo(review: Review, row: Any) -> None:
 
 
 def _reveal(review: Review, row: Any) -> None:
-    review.revealed = True
+    review.revealed = review.revealed or row.seq
 
 
 _ACTS = {

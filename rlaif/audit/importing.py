@@ -47,11 +47,12 @@ def import_file(ledger: Ledger, audit: int, path: Path, form: str, source: str) 
     """
     if form not in READ:
         raise DataError(f"no form is called {form!r}", remedy=f"one of {', '.join(READ)}")
-    numbers = {unit.item.id: number for number, unit in ledger.items(audit)}
-    first = {unit.item.id: _first(unit.item.kind) for _, unit in ledger.items(audit)}
+    items = [(n, unit.item) for n, unit in ledger.items(audit) if unit.arm != "retest"]
+    numbers = {item.id: n for n, item in items}
+    first = {item.id: _first(item.kind) for _, item in items}
     found = []
     for n, row in enumerate(_READERS[form](path), 1):
-        if row.get("act") not in (None, "", "verdict"):
+        if row.get("act") not in (None, "", "verdict") or row.get("arm") == "retest":
             continue
         found.append(_imported(row, numbers, first, source, f"{path}, row {n}"))
     try:

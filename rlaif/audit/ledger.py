@@ -21,7 +21,19 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from rlaif.audit import chain, claims, people, planned, reading, reveals, rulings, tables, verdicts
+from rlaif.audit import (
+    chain,
+    claims,
+    guidelines,
+    people,
+    planned,
+    principles,
+    reading,
+    reveals,
+    rulings,
+    tables,
+    verdicts,
+)
 from rlaif.audit.folding import Fold, Folds
 from rlaif.audit.records import (
     Adjudication,
@@ -29,6 +41,7 @@ from rlaif.audit.records import (
     Decision,
     Dispute,
     GateState,
+    Guideline,
     Item,
     Place,
     Plan,
@@ -93,7 +106,22 @@ class Ledger:
     def guideline(self, audit: int, text: str, lead: int) -> str:
         """Change the guideline, until the gate's first verdict; its SHA-256."""
         with self._writing() as at:
-            return planned.change_guideline(at, audit, text, lead, self._now())
+            return guidelines.change(at, audit, text, lead, self._now())
+
+    def guidelines(self, audit: int) -> list[Guideline]:
+        """Every version of the guideline, the latest last."""
+        with self._reading() as at:
+            return guidelines.versions(at, audit)
+
+    def frozen(self, audit: int) -> bool:
+        """Whether the gate has a verdict, so that the guideline stands."""
+        with self._reading() as at:
+            return guidelines.frozen(at, audit)
+
+    def unread(self, audit: int, reviewer: int) -> bool:
+        """Whether the guideline has changed since the reviewer's last act."""
+        with self._reading() as at:
+            return guidelines.unread(at, audit, reviewer)
 
     # --- reviewers --------------------------------------------------------------------------------
 
@@ -248,9 +276,9 @@ class Ledger:
     # --- the lead ---------------------------------------------------------------------------------
 
     def gate(self, audit: int) -> GateState:
-        """Where the gate stands."""
+        """Where the gate stands, and which principles people contradict."""
         with self._folded(audit) as (at, fold):
-            return rulings.state(at, fold)
+            return principles.told(fold, rulings.state(at, fold))
 
     @contextmanager
     def folded(self, audit: int) -> Iterator[Fold]:

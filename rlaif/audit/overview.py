@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -15,40 +16,21 @@ from typing import Any
 
 from rlaif.audit import agreement as between
 from rlaif.audit import drafts, estimates, figures
-from rlaif.audit.folding import Fold, Reviewed
+from rlaif.audit.folding import Fold
 from rlaif.audit.ledger import Ledger
+from rlaif.audit.principles import Judged, PrincipleRow, by_principle
 from rlaif.audit.records import Audit, Dispute, GateState, Reviewer
 from rlaif.intervals import Estimate
 
 FAST = 3_000  # milliseconds, below which nobody has read two answers
-QUARANTINE = 0.60
-ENOUGH = 30
-NAMED = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class PrincipleRow:
-    """One principle. `named`: people contradict it more than the others' labels, at a false
-    discovery rate of 5%; `p` and `q` are raw and adjusted. `quarantined`: n >= 30 and the upper
-    bound below 0.60. `exemplars` are numbers of items on which people and the AI differ."""
-
-    principle: str
-    agreement: Estimate
-    shrunk: float | None
-    p: float | None
-    q: float | None
-    named: bool
-    quarantined: bool
-    direction: str
-    exemplars: tuple[int, ...]
-    edit: str
+TIES = 0.5  # share of labels that say tie, above which the gate says little of the others
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewerRow:
     """One reviewer: n items, median seconds, how often he took the left and the longer one, agreed
-    with the AI, was too fast to have read, or changed his mind; `drift` holds p of Fisher's test of
-    his first half against his second."""
+    with the AI, was too fast to have read, or changed his mind, and said the same of what came back
+    (`consistent`); `drift` holds p of Fisher's test of his first half against his second."""
 
     reviewer: Reviewer
     n: int
@@ -58,6 +40,7 @@ class ReviewerRow:
     agreement: Estimate
     fast: Estimate
     changed: Estimate
+    consistent: Estimate
     drift: Estimate
 
 
@@ -108,7 +91,7 @@ def _overview(ledger: Ledger, audit: int, people: list[Reviewer]) -> Overview:
     disputes = tuple(ledger.disputes(audit))
     with ledger.folded(audit) as fold:
         told = figures.figures(fold, gate)
-        rows = _principles(fold)
+        rows = by_principle(fold)
         reviewers = tuple(_reviewer(fold, person) for person in people)
         pairs = figures.against_ai(fold)
         alternative = figures.alternative(fold)
@@ -130,45 +113,7 @@ def _overview(ledger: Ledger, audit: int, people: list[Reviewer]) -> Overview:
 # --- by principle and by reviewer -----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    units: list[Reviewed]
-    row: PrincipleRow
-
-
-def _principles(fold: Fold) -> list[_Row]:
-    strata = {name: units for name, units in figures.counting(fold).items() if units}
-    names = sorted(strata)
-    xs = {name: [unit.agreement or 0.0 for unit in strata[name]] for name in names}
-    wrong = {name: sum(x == 0.0 for x in xs[name]) for name in names}
-    sums = [sum(xs[name]) for name in names]
-    near = estimates.shrunk(sums, [len(xs[name]) for name in names])
-    p = [_worse(name, wrong, xs) for name in names]
-    q = estimates.benjamini_hochberg(p) if len(names) > 1 else [None] * len(names)
-    rows = []
-    for name, rate, raw, adjusted in zip(names, near, p, q, strict=True):
-        figure = estimates.weighted({name: xs[name]}, {name: fold.audit.plan.strata.get(name, 0)})
-        low = figure.high is not None and figure.high < QUARANTINE
-        figure = estimates.hull(figure, *between.anytime(sum(xs[name]), len(xs[name])))
-        units = strata[name]
-        rows.append(_Row(units, PrincipleRow(
-            name, figure, rate, raw if adjusted is not None else None, adjusted,
-            adjusted is not None and adjusted < NAMED, len(units) >= ENOUGH and low,
-            drafts.direction(units),
-            tuple(u.number for u in units if u.agreement is not None and u.agreement < 1)[:5], "",
-        )))  # fmt: skip
-    return sorted(rows, key=lambda one: one.row.shrunk if one.row.shrunk is not None else 1.0)
-
-
-def _worse(name: str, wrong: dict[str, int], xs: dict[str, list[float]]) -> float:
-    """p that a principle is contradicted no more often than the others together."""
-    n = {key: len(values) for key, values in xs.items()}
-    rest = sum(wrong.values()) - wrong[name], sum(n.values()) - n[name]
-    mine = wrong[name], n[name] - wrong[name]
-    return estimates.fisher(mine, (rest[0], rest[1] - rest[0]), greater=True)
-
-
-def _drafted(ledger: Ledger, audit: Audit, found: _Row) -> PrincipleRow:
+def _drafted(ledger: Ledger, audit: Audit, found: Judged) -> PrincipleRow:
     row = found.row
     if not (row.named or row.quarantined) or not audit.plan.constitution:
         return row
@@ -196,6 +141,7 @@ def _reviewer(fold: Fold, person: Reviewer) -> ReviewerRow:
         estimates.rate(sum(scores), len(scores), "nothing was judged"),
         estimates.rate(sum(time < FAST for time in times), len(times), "no times are known"),
         figures.changed_rate(review for _, review in mine),
+        figures.consistent(fold, person.id),
         figures.drift([unit for unit, _ in mine], person.id),
     )
 
@@ -207,12 +153,30 @@ def _warnings(audit: Audit, figures: dict[str, Estimate]) -> Iterable[str]:
             f"people agree with one another on {humans.value:.0%} only: a threshold of {tau:.0%} "
             "is out of reach; make the guideline plainer and draw a new audit"
         )
+    steady = figures["consistent"]
+    if steady.value is not None and (most := _ceiling(steady)) < tau:
+        yield (
+            f"people say the same again of {steady.value:.0%} only of the pairs that came back: "
+            f"even a judge without fault would agree with them on {most:.0%} at most"
+        )
+    labels = audit.plan.design.get("labels") or {}
+    if (ties := labels.get("tie", 0) / max(1, sum(labels.values()))) > TIES:
+        yield (
+            f"{ties:.0%} of the labels say tie, so the gate says little of the others: look at the "
+            "agreement where both took a side, and at each principle"
+        )
     drift = figures["drift"]
     if drift.value is not None and drift.value < 0.01:
         yield "agreement changed between the first half of the reviews and the second"
     changed = figures["changed_rate"]
     if changed.value is not None and changed.n >= 20 and changed.value > 0.2:
         yield "reviewers often change their minds once they see what the AI said"
+
+
+def _ceiling(again: Estimate) -> float:
+    """How often people are right at most who say the same again so often: p with p^2 + (1 - p)^2
+    at the upper bound, where they err alike to either side."""
+    return (1 + math.sqrt(max(0.0, 2 * (again.high or 0.0) - 1))) / 2
 
 
 def _plain(row: Any) -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, literal, select, update
+from sqlalchemy import Connection, RowMapping, insert, literal, select
 
-from rlaif.audit import chain, people, tables
-from rlaif.audit.errors import AuditError, NotFound, Refused
+from rlaif.audit import chain, tables
+from rlaif.audit.errors import AuditError, NotFound
 from rlaif.audit.records import ARMS, Audit, Item, Plan, Unit
 
 ROWS = 500  # written or read at a time
@@ -22,8 +24,9 @@ def create(at: Connection, plan: Plan, units: Iterable[Unit], now: int) -> int:
     """Write an audit; its id."""
     ordered = sorted(units, key=lambda unit: (ARMS.index(unit.arm), unit.order, unit.item.id))
     _check(plan, ordered)
-    _keep(at, tables.constitution, "yaml", plan.constitution)
-    _keep(at, tables.guideline, "text", plan.guideline)
+    ordered = _with_repeats(ordered)
+    keep(at, tables.constitution, "yaml", plan.constitution)
+    keep(at, tables.guideline, "text", plan.guideline)
     items = [_columns(unit.item) for unit in ordered]
     shas = [item["sha"] for item in items]
     row = {**_row(plan, ordered), "created": now}
@@ -42,7 +45,7 @@ def create(at: Connection, plan: Plan, units: Iterable[Unit], now: int) -> int:
     for start in range(0, len(rows), ROWS):
         at.execute(insert(tables.unit), rows[start : start + ROWS])
     _slots(at, id, max((unit.reviews for unit in ordered), default=0))
-    figures = json.dumps({"sha": row["sha"]})
+    figures = json.dumps({"sha": row["sha"], "guideline": row["guideline_sha"]})
     event = {"audit": id, "state": "planned", "figures": figures, "by": "", "text": ""}
     chain.append(at, "gate_event", {**event, "created": now})
     return id
@@ -86,24 +89,6 @@ def item(at: Connection, audit: int, number: int) -> Item:
     return _item(row)
 
 
-def change_guideline(at: Connection, audit_id: int, text: str, lead: int, now: int) -> str:
-    """Another guideline, before the gate's first verdict."""
-    by, found = people.lead(at, lead), audit(at, audit_id)
-    d = tables.decision.c
-    counted = select(d.seq).join_from(tables.decision, tables.unit)
-    counted = counted.where(d.audit == audit_id, d.act == "verdict", u.arm == "gate").limit(1)
-    if at.execute(counted).first():
-        remedy = "draw a new audit: what was judged under one guideline must not count for another"
-        raise Refused("the gate has begun, so the guideline is frozen", remedy=remedy)
-    sha = _keep(at, tables.guideline, "text", text)
-    if sha != found.guideline_sha:
-        at.execute(update(tables.audit).where(a.id == audit_id).values(guideline_sha=sha))
-        event = {"audit": audit_id, "state": "guideline", "figures": json.dumps({"sha": sha})}
-        event |= {"by": by.name, "text": "", "created": now}
-        chain.append(at, "gate_event", event)
-    return sha
-
-
 def record_export(at: Connection, audit: int, form: str, sha: str, rows: int, now: int) -> None:
     """Note an export, with the head of the chain as it stood."""
     row = {"audit": audit, "form": form, "sha": sha, "rows": rows, "created": now}
@@ -111,8 +96,8 @@ def record_export(at: Connection, audit: int, form: str, sha: str, rows: int, no
 
 
 def _check(plan: Plan, units: list[Unit]) -> None:
-    names = Counter(unit.item.id for unit in units)
-    twice = [name for name, n in names.items() if n > 1][:3]
+    names = Counter((unit.item.id, unit.arm == "retest") for unit in units)
+    twice = [name for (name, _), n in names.items() if n > 1][:3]
     if twice:
         raise AuditError(f"items are in the audit twice: {', '.join(twice)}")
     if any(unit.item.kind != plan.kind for unit in units):
@@ -122,6 +107,27 @@ def _check(plan: Plan, units: list[Unit]) -> None:
     gate = [unit.order for unit in units if unit.arm == "gate"]
     if gate != list(range(len(gate))):
         raise AuditError("the gate arm's orders are not 0, 1, 2, …")
+
+
+def _with_repeats(units: list[Unit]) -> list[Unit]:
+    """Repeats among the others, each behind the unit that it repeats, whose number it gets.
+
+    What is known of the AI says that it is a repeat: so each item is in an audit once.
+    """
+    due = {unit.item.id: unit.order for unit in units if unit.arm == "retest"}
+    waiting, placed = list[tuple[int, int, Unit]](), list[Unit]()
+    for unit in units:
+        if unit.arm == "retest":
+            continue
+        while waiting and waiting[0][0] <= len(placed):
+            placed.append(heapq.heappop(waiting)[2])
+        placed.append(unit)
+        if later := due.get(unit.item.id):
+            number, item = len(placed), unit.item
+            again = replace(item, ai={**item.ai, "repeat": True})
+            entry = number + later, number, Unit(again, "retest", number, 0.0, unit.reviews)
+            heapq.heappush(waiting, entry)
+    return placed + [unit for _, _, unit in sorted(waiting)]
 
 
 def _row(plan: Plan, units: list[Unit]) -> dict[str, Any]:
@@ -182,7 +188,8 @@ def _slots(at: Connection, audit: int, most: int) -> None:
         at.execute(insert(tables.slot).from_select(names, wanted))
 
 
-def _keep(at: Connection, table: Any, column: str, text: str) -> str:
+def keep(at: Connection, table: Any, column: str, text: str) -> str:
+    """Keep a text once; its SHA-256."""
     sha = chain.digest(text)
     if not at.execute(select(table.c.sha).where(table.c.sha == sha)).first():
         at.execute(insert(table).values({"sha": sha, column: text}))

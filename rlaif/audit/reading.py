@@ -60,10 +60,11 @@ def alike(at: Connection, fold: Fold, number: int, reviewer: int, most: int) -> 
 def progress(at: Connection, fold: Fold, reviewer: int) -> Progress:
     """How far he is, and how far it is to a decision of the gate."""
     audit = fold.audit
-    mine = [u.reviews[reviewer] for u in fold.units.values() if reviewer in u.reviews]
+    units = (*fold.units.values(), *fold.repeats.values())
+    mine = [unit.reviews[reviewer] for unit in units if reviewer in unit.reviews]
     whole = [review for review in mine if review.seq and not review.source]
     gate, now = fold.gate(), state(at, fold)
-    left = None if now.state != "open" else gate.left()
+    left = None if now.state != "open" else (gate.left() or 0) + _warming(fold)
     pace = median([review.active_ms for review in whole if review.active_ms] or [USUAL])
     return Progress(
         done=len(whole),
@@ -75,6 +76,13 @@ def progress(at: Connection, fold: Fold, reviewer: int) -> Progress:
         state=now.state,
         waiting=now.why,
     )
+
+
+def _warming(fold: Fold) -> int:
+    """Items to warm up on that come before the gate's."""
+    warm = [unit for unit in fold.units.values() if unit.arm == "calibration"]
+    done = sum(unit.complete(fold.audit.plan.reviewers) for unit in warm)
+    return fold.audit.sizes.get("calibration", 0) - done
 
 
 def decisions(at: Connection, audit: int, number: int | None) -> list[Decision]:

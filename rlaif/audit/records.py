@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["preference", "critique"]
-Arm = Literal["calibration", "gate", "coverage", "targeted"]
+Arm = Literal["calibration", "gate", "coverage", "targeted", "retest"]
 Role = Literal["reviewer", "lead", "admin"]
 State = Literal["open", "pass", "fail", "inconclusive", "overridden"]
 
-ARMS: tuple[Arm, ...] = ("calibration", "gate", "coverage", "targeted")
-"""In the order in which they are reviewed."""
+ARMS: tuple[Arm, ...] = ("calibration", "gate", "coverage", "targeted", "retest")
+"""In the order in which they are reviewed; repeats (retest) come in between."""
 
 SIDES = ("left", "right", "tie", "both_bad", "cant")
 BLIND: dict[Kind, tuple[str, ...]] = {
@@ -66,6 +66,8 @@ class Unit:
 
     `order` counts within the arm; in the gate arm it is the item's place in the permutation. `pi`
     is the probability with which the design includes the item in this arm (0 for hand-picked ones).
+    A unit of the arm `retest` repeats the one that has the same item; its order says how many units
+    later it comes, and is that one's number once the audit is drawn.
     """
 
     item: Item
@@ -111,6 +113,18 @@ class Audit:
     guideline_sha: str
     constitution_sha: str
     created: int  # milliseconds since 1970, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Guideline:
+    """A version of an audit's guideline: its text, who wrote it ("" where it was drawn with the
+    audit) and when, in milliseconds since 1970. Every decision names the `sha` it was made under.
+    """
+
+    sha: str
+    text: str
+    by: str
+    created: int
 
 
 # --- who reviews ----------------------------------------------------------------------------------
@@ -249,7 +263,9 @@ class GateState:
 
     `scores` of the prefix's `n` items for PASS, worst case for what cannot be judged; `passing` and
     `failing` are the two supermartingales, each decides at 1 / alpha. `low` and `high` are the
-    inverted confidence sequence at 1 - alpha. `why` says what an open gate waits for.
+    inverted confidence sequence at 1 - alpha. `why` says what an open gate waits for. `doubted` are
+    the principles that people surely contradict; where one `blocks`, they hold training back, as do
+    those that are `lacking` items.
     """
 
     state: State
@@ -267,11 +283,19 @@ class GateState:
     why: str = ""
     by: str = ""
     reason: str = ""
+    doubted: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    blocks: bool = False
+
+    @property
+    def held(self) -> bool:
+        """It says PASS, and single principles keep it shut."""
+        return self.state == "pass" and self.blocks and bool(self.doubted or self.lacking)
 
     @property
     def passed(self) -> bool:
         """Training may begin."""
-        return self.state in ("pass", "overridden")
+        return self.state in ("pass", "overridden") and not self.held
 
 
 @dataclass(frozen=True, slots=True)

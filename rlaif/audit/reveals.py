@@ -14,10 +14,10 @@ from rlaif.audit.records import Reveal
 from rlaif.audit.scoring import score, turned
 
 BATCH = 20
-BATCHED = ("calibration", "gate", "coverage")
+BATCHED = ("calibration", "gate", "coverage", "retest")
 AFTER = ("critique", "defects", "revision")
 
-s, g = tables.slot.c, tables.gate_event.c
+s, u, g = tables.slot.c, tables.unit.c, tables.gate_event.c
 
 
 def reveal(at: Connection, audit: int, number: int, reviewer: int, nonce: str, now: int) -> Reveal:
@@ -28,7 +28,8 @@ def reveal(at: Connection, audit: int, number: int, reviewer: int, nonce: str, n
     if own.stage is not None:
         raise NotAnswered(f"`{own.stage}` is not answered yet", remedy="answer it first")
     if not own.revealed:
-        if wait := _wait(at, own):
+        if own.slot.state == "decided" and number not in ready(at, audit, reviewer):
+            wait = BATCH - batch(at, audit, reviewer)
             remedy = f"{wait} more to go: what the AI says must not teach you its taste"
             raise NotAnswered(f"items are revealed {BATCH} at a time", remedy=remedy)
         told = nonce or f"reveal-{own.slot.id}-{own.slot.turn}"
@@ -39,58 +40,61 @@ def reveal(at: Connection, audit: int, number: int, reviewer: int, nonce: str, n
 
 def ready(at: Connection, audit: int, reviewer: int) -> list[int]:
     """His items that could be revealed now and are not, in the order in which he decided them."""
-    mine = select(s.number, s.arm, s.revealed, tables.audit.c.kind).join(tables.audit)
+    mine = select(s.number, s.arm, s.taken, s.revealed, tables.audit.c.kind).join(tables.audit)
     mine = mine.where(s.audit == audit, s.reviewer == reviewer, s.state == "decided")
     rows = at.execute(mine.order_by(s.taken)).all()
-    batched = [row.number for row in rows if _batched(row)]
-    full = len(batched) - len(batched) % BATCH
-    if full < len(batched) and _over(at, audit, reviewer):
-        full = len(batched)
-    waiting = set(batched[full:])
+    batched = [row for row in rows if _batched(row)]
+    waiting = set[int]()
+    if not _over(at, audit, reviewer):
+        decided = _gate_ended(at, audit)
+        rest = batched[len(batched) - len(batched) % BATCH :]
+        waiting = {row.number for row in rest if row.taken > decided}
+        waiting |= _coming_back(at, audit, reviewer, waiting)
     return [row.number for row in rows if not row.revealed and row.number not in waiting]
 
 
 def batch(at: Connection, audit: int, reviewer: int) -> int:
     """How many items the reviewer has decided since his last full batch."""
-    return _decided(at, audit, reviewer) % BATCH
+    mine = select(func.count()).where(
+        s.audit == audit, s.reviewer == reviewer, s.state == "decided", s.arm.in_(BATCHED)
+    )
+    return at.execute(mine).scalar_one() % BATCH
 
 
-def _wait(at: Connection, own: Held) -> int:
-    """How many more items until this one may be revealed; 0 if it may."""
-    if not _batched(own.unit):
-        return 0
-    slot = own.slot
-    assert slot is not None
-    if slot.state != "decided":  # it went to another reviewer: nothing rests on this verdict
-        return 0
-    done = _decided(at, own.unit.audit, own.reviewer)
-    place = _decided(at, own.unit.audit, own.reviewer, up_to=slot.taken)
-    if place <= done - done % BATCH or _over(at, own.unit.audit, own.reviewer):
-        return 0
-    return BATCH - done % BATCH
+def _coming_back(at: Connection, audit: int, reviewer: int, waiting: set[int]) -> set[int]:
+    """Numbers of items that are still to be repeated, blind; or whose repeat is `waiting`."""
+    first = tables.slot.alias("first")
+    again = (u.audit == audit) & (u.arm == "retest") & (u.order == first.c.number)
+    repeats = select(u.order, s.state, s.reviewer, s.number).join_from(first, tables.unit, again)
+    repeats = repeats.join(tables.slot, s.unit == u.id).where(
+        first.c.audit == audit, first.c.reviewer == reviewer, first.c.state == "decided",
+        first.c.revealed == 0,
+    )  # fmt: skip
+    open_, mine = set[int](), dict[int, bool]()
+    for row in at.execute(repeats):
+        if row.reviewer == reviewer:
+            mine[row.order] = row.state in ("claimed", "lapsed") or row.number in waiting
+        elif row.state == "open":
+            open_.add(row.order)
+    return (open_ - mine.keys()) | {number for number, wait in mine.items() if wait}
 
 
 def _batched(unit: Any) -> bool:
     return unit.kind == "preference" and unit.arm in BATCHED
 
 
-def _over(at: Connection, audit: int, reviewer: int) -> bool:
-    """Whether the gate is decided, or nothing is left for this reviewer."""
+def _gate_ended(at: Connection, audit: int) -> int:
+    """The row since which the gate is decided: what was said up to it waits for no batch. What is
+    judged after it still makes the figures of single principles, and stays blind."""
     ended = g.state.in_(("pass", "fail", "inconclusive", "overridden"))
-    if at.execute(select(g.seq).where(g.audit == audit, ended).limit(1)).first():
-        return True
+    return at.execute(select(func.max(g.seq)).where(g.audit == audit, ended)).scalar() or 0
+
+
+def _over(at: Connection, audit: int, reviewer: int) -> bool:
+    """Whether nothing is left for this reviewer."""
     mine = select(s.id).where(s.audit == audit, s.reviewer == reviewer, s.state == "claimed")
     open_slots = select(claims.free.id).where(*claims.unseen(audit, reviewer))
     return not (at.execute(mine.limit(1)).first() or at.execute(open_slots.limit(1)).first())
-
-
-def _decided(at: Connection, audit: int, reviewer: int, up_to: int | None = None) -> int:
-    mine = select(func.count()).where(
-        s.audit == audit, s.reviewer == reviewer, s.state == "decided", s.arm.in_(BATCHED)
-    )
-    if up_to is not None:
-        mine = mine.where(s.taken <= up_to)
-    return at.execute(mine).scalar_one()
 
 
 def _reveal(own: Held) -> Reveal:

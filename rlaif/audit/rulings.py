@@ -56,6 +56,8 @@ def settle(at: Connection, fold: Fold, now: int) -> None:
     if ended not in ENDS:
         return
     figures = asdict(found) | {"state": ended, "by": "", "reason": ""}
+    for name in ("doubted", "lacking", "blocks"):  # they follow from what is said later, too
+        del figures[name]
     row = {"audit": audit, "state": ended, "figures": json.dumps(figures, sort_keys=True)}
     chain.append(at, "gate_event", row | {"by": "", "text": "", "created": now})
     _close(at, fold)
@@ -86,8 +88,11 @@ def adjudicate(
         raise AuditError(f"{verdict!r} is no ruling", remedy=f"one of {', '.join(allowed)}")
     if not reason.strip():
         raise Refused("a ruling needs a reason", remedy="say in a sentence why")
-    unit = at.execute(select(u.id).where(u.audit == audit, u.number == number)).scalar_one()
-    row = {"audit": audit, "number": number, "unit": unit, "reviewer": by.id, "verdict": verdict}
+    which = select(u.id, u.arm, u.order).where(u.audit == audit, u.number == number)
+    unit = at.execute(which).one()
+    if unit.arm == "retest":
+        raise Refused(f"item {number} is a repeat", remedy=f"rule on item {unit.order} instead")
+    row = {"audit": audit, "number": number, "unit": unit.id, "reviewer": by.id, "verdict": verdict}
     seq = chain.append(at, "adjudication", row | {"text": reason, "nonce": nonce, "created": now})
     return Adjudication(seq, audit, number, by.id, verdict, reason)
 
@@ -104,7 +109,7 @@ def override(at: Connection, audit: int, lead: int, reason: str, now: int) -> No
 
 
 def _close(at: Connection, fold: Fold) -> None:
-    """Offer no more of the gate's items than every stratum still needs for its figure."""
+    """Offer no more items than every stratum still needs for its figure; repeats with them."""
     wanted = int(fold.audit.plan.design.get("per_principle", 0))
     needs = Counter(dict.fromkeys(fold.audit.plan.strata, wanted))
     for unit in fold.units.values():
@@ -114,11 +119,14 @@ def _close(at: Connection, fold: Fold) -> None:
     still = select(s.unit, u.stratum).join_from(tables.slot, tables.unit)
     still = still.where(s.audit == fold.audit.id, s.state == "open")
     still = still.where(s.arm.in_(("gate", "coverage")), s.k == 0).order_by(s.number)
-    surplus = []
-    for row in at.execute(still).all():
+    surplus, rows = list[int](), at.execute(still).all()
+    for row in rows:
         needs[row.stratum] -= 1
         if needs[row.stratum] < 0:
             surplus.append(row.unit)
+    if len(surplus) == len(rows):
+        repeats = s.audit == fold.audit.id, s.arm == "retest", s.state == "open"
+        surplus += at.execute(select(s.unit).where(*repeats)).scalars().all()
     claims.close(at, surplus)
 
 

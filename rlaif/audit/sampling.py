@@ -10,6 +10,8 @@ gate         a uniform permutation without replacement of all the others; the se
 coverage     tops every stratum that the gate's arm is short of up to a number, so that each
              principle has a figure; the gate's own items serve for it too, once it is decided
 targeted     hand-picked doubt; repairs data, and is in no estimate
+retest       pairs of the first three that come back to those who judged them; says how steady they
+             are, and is in no other figure
 
 Memory does not grow with the frame, but for one counter a stratum.
 """
@@ -34,21 +36,23 @@ from rlaif.errors import RunError
 from rlaif.runs import stage_record
 
 CHUNK = 200_000  # ids that are sorted in memory
+SPREAD = 20  # a repeat comes so many of a reviewer's items later, and up to as many more
 
 GUIDELINES = {
-    "preference": """Judge which response is better under the principles shown, and by nothing else.
-
-Length, tone and style count only where a principle names them. Read both to the end.
-Tie: both keep the principles equally well. Both bad: both break them.
-Can't judge: you lack the knowledge, or the item makes no sense. Say why in a note.
-What the AI thought is shown later, so that it does not sway you.
-""",
-    "critique": """First: does the response break the principle shown? Judge by that one alone.
-
-Then, if there is a second version: which of the two is better under the principle, as an answer to
-the question asked? A version that keeps the principle by not answering at all is not better.
-Unsure, and can't judge, are answers too. What the AI thought is shown afterwards.
-""",
+    "preference": (
+        "Judge which response is better under the principles shown, and by nothing else.\n\n"
+        "Length, tone and style count only where a principle names them. Read both to the end. "
+        "Where the principles pull apart, go by the one that is broken worse.\n\n"
+        "What the AI thought is shown later, so that it does not sway you. A few pairs come back, "
+        "to see how steady verdicts are: judge each as if it were new.\n"
+    ),
+    "critique": (
+        "First: does the response break the principle shown? Judge by that one alone.\n\n"
+        "Then, if there is a second version: which of the two is better under the principle, as an "
+        "answer to the question asked? A version that keeps the principle by not answering at all "
+        "is not better.\n\n"
+        "Unsure, and can't judge, are answers too. What the AI thought is shown afterwards.\n"
+    ),
 }
 
 
@@ -81,6 +85,8 @@ class Draw:
     strata: dict[str, int]
     labels: dict[str, int]
     population: int
+    covered: dict[str, int]
+    """Items that figures by stratum may rest on."""
 
     @property
     def size(self) -> int:
@@ -124,18 +130,26 @@ def draw(
         lacking = max(0, config.per_principle - within[name])
         extra = strata[name].taken(chosen)[:lacking]
         _choose(chosen, "coverage", extra, len(extra) / counts[name])
+        within[name] += len(extra)
     _choose(chosen, "targeted", doubts.taken(chosen)[: config.targeted], 0.0)
-    return Draw(chosen, sha, dict(sorted(counts.items())), dict(sorted(labels.items())), population)
+    told = (dict(sorted(some.items())) for some in (counts, labels, within))
+    by_stratum, by_label, covered = told
+    return Draw(chosen, sha, by_stratum, by_label, population, covered)
 
 
 def units(drawn: Draw, items: Iterable[Item], config: AuditConfig, seed: int) -> Iterator[Unit]:
-    """The units of a draw."""
+    """The units of a draw, with those that come back."""
     for item in items:
         arm, order, pi = drawn.chosen[item.id]
         twice = arm == "calibration" or (
             arm != "targeted" and _hash(seed, "overlap", item.id) < config.overlap * 2**64
         )
-        yield Unit(item, arm, order, pi, 2 if twice and config.reviewers > 1 else 1)
+        reviews = 2 if twice and config.reviewers > 1 else 1
+        yield Unit(item, arm, order, pi, reviews)
+        again = item.kind == "preference" and arm != "targeted"  # others are revealed at once
+        if again and _hash(seed, "retest", item.id) < config.retest * 2**64:
+            later = SPREAD + 1 + _hash(seed, "later", item.id) % SPREAD
+            yield Unit(item, "retest", later * config.reviewers, 0.0, reviews)
 
 
 def sample(
@@ -207,9 +221,12 @@ def _choose(
 
 
 def _design(config: AuditConfig, drawn: Draw, seen: int) -> dict[str, Any]:
-    asked = config.model_dump(include={"calibration", "per_principle", "targeted"})
+    asked = config.model_dump(
+        include={"calibration", "per_principle", "targeted", "retest", "principles"}
+    )
     rest = {"overlap": config.overlap, "tie": config.tie, "population": drawn.population}
-    rest |= {"labels": drawn.labels}
+    covered = {name: min(n, config.per_principle) for name, n in drawn.covered.items()}
+    rest |= {"labels": drawn.labels, "covered": covered}
     return asked | rest | {"left_out_as_seen": seen}
 
 

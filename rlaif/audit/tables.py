@@ -98,7 +98,9 @@ unit = _table(
     _text("arm"), _number("order"), _text("stratum"), Column("pi", Float, nullable=False),
     _number("reviews"),
     UniqueConstraint("audit", "number"), UniqueConstraint("audit", "item"),
+    Index("unit_order", "audit", "arm", "order"),
 )  # fmt: skip
+"""`order`: within the arm; of a repeat (arm `retest`), the number of the unit that it repeats."""
 
 slot = _table(
     "slot", _id(), _number("audit", "audit.id"), _number("unit", "unit.id"), _number("number"),

@@ -39,6 +39,28 @@ def require(run: Path) -> GateState:
 
 def sentence(state: GateState) -> str:
     """What the gate says, in one sentence."""
+    return _sentence(state) + (f"; {but}" if (but := _but(state)) else "")
+
+
+def headline(state: GateState) -> str:
+    """The state in a word, and what a PASS does not cover."""
+    word, but = state.state.upper(), state.state == "pass" and state.doubted
+    return f"{word}, BUT NOT FOR {', '.join(state.doubted)}" if but else word
+
+
+def _but(state: GateState) -> str:
+    """What single principles add to what the gate says."""
+    said = []
+    if state.doubted:
+        said.append(f"people contradict the labels of {', '.join(state.doubted)}")
+    if state.held and state.lacking:
+        said.append(f"too little is judged of {', '.join(state.lacking)}")
+    if state.held:
+        said.append("this blocks training (audit.principles: block)")
+    return ("but " if said and state.state == "pass" else "") + "; ".join(said)
+
+
+def _sentence(state: GateState) -> str:
     tau, chance = f"{state.tau:.0%}", f"{state.alpha:.0%}"
     level = f"{1 - state.alpha:.0%} interval {state.low:.0%} to {state.high:.0%}"
     after = f"after {state.n} items; {level}; wrong by chance in at most {chance} of audits"
@@ -51,7 +73,7 @@ def sentence(state: GateState) -> str:
             f"{state.n} items do not tell whether people agree with {tau} of the labels ({level})"
         )
     if state.state == "overridden":
-        return f"{state.by} let training begin without a PASS, because: {state.reason}"
+        return f"{state.by} let training begin all the same, because: {state.reason}"
     return f"{state.n} items are judged, and more are needed" if state.audit else state.why
 
 
@@ -69,6 +91,8 @@ def told(run: Path) -> dict[str, Any] | None:
 
 
 def _remedy(run: Path, state: GateState) -> str:
+    if state.held and not state.doubted:
+        return f"rlaif audit serve {run}, judge on until each principle has its items"
     if state.state == "open":
         draw = "" if state.audit else f"rlaif audit sample {run}, then "
         return f"{draw}rlaif audit serve {run}, judge until it says PASS, and run this again"

@@ -48,8 +48,8 @@ def decide(
     at: Connection, audit: int, number: int, reviewer: int, said: Said, now: int
 ) -> Recorded:
     """Answer the item's open question."""
-    own = _had(at, audit, number, reviewer)
-    if there := _there(at, own, said):
+    own, there = _had(at, audit, number, reviewer, said)
+    if there:
         return there
     _check(own, said)
     if said.stage not in own.blind:
@@ -71,8 +71,8 @@ def decide(
 
 def skip(at: Connection, audit: int, number: int, reviewer: int, said: Said, now: int) -> Recorded:
     """Leave an item; offer it to another, where another is expected."""
-    own = _had(at, audit, number, reviewer)
-    if there := _there(at, own, said):
+    own, there = _had(at, audit, number, reviewer, said)
+    if there:
         return there
     if not said.text.strip():
         raise Refused("a skip needs a reason", remedy="say why the item can't be judged")
@@ -135,8 +135,8 @@ def change(
     at: Connection, audit: int, number: int, reviewer: int, said: Said, now: int
 ) -> Recorded:
     """Another answer to a blind question, after the reveal."""
-    own = _had(at, audit, number, reviewer)
-    if there := _there(at, own, said):
+    own, there = _had(at, audit, number, reviewer, said)
+    if there:
         return there
     _check(own, said)
     if not own.revealed or said.stage not in own.answered:
@@ -177,12 +177,15 @@ def _sided(stage: str) -> tuple[str, ...]:
     return ("a", "b", "tie", "both_bad", "cant") if stage in SIDED else VERDICTS[stage]
 
 
-def _had(at: Connection, audit: int, number: int, reviewer: int) -> Held:
+def _had(
+    at: Connection, audit: int, number: int, reviewer: int, said: Said
+) -> tuple[Held, Recorded | None]:
+    """An item that he has or had, and what an earlier delivery of the same act left."""
     people.one(at, reviewer)
     own = held(at, audit, number, reviewer)
     if own.slot is None:
         raise NotYours(f"item {number} was never yours", remedy="claim it first")
-    return own
+    return own, _there(at, own, said)
 
 
 def _there(at: Connection, own: Held, said: Said) -> Recorded | None:

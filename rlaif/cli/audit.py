@@ -12,7 +12,8 @@ import click
 
 if TYPE_CHECKING:
     from rlaif.audit.ledger import Ledger
-    from rlaif.audit.overview import Overview, PrincipleRow
+    from rlaif.audit.overview import Overview
+    from rlaif.audit.principles import PrincipleRow
     from rlaif.audit.records import Audit, Kind
     from rlaif.intervals import Estimate
 
@@ -143,6 +144,40 @@ def export(
         click.echo(f"{out}: {rows} rows, sha256 {sha}")
         if form == "overlay":
             click.echo(f"use it in the next run: preferences: {{overlay: {out}}}")
+
+
+@audit.command()
+@click.argument("run", type=RUN)
+@of_kind
+@click.option("--change", type=RUN, metavar="FILE", help="Put this text in its place.")
+@click.option("--by", metavar="NAME", help="The lead who does, for --change.")
+@database
+@as_json
+def guideline(
+    run: Path, kind: Kind, change: Path | None, by: str | None, db: str | None, as_json: bool
+) -> None:
+    """Print the guideline of the audit of RUN, or change it before the gate's first verdict."""
+    from dataclasses import asdict
+
+    from rlaif.errors import DataError
+
+    with _latest(run, kind, db) as (ledger, found):
+        if change:
+            try:
+                text = change.read_text("utf-8")
+            except (OSError, ValueError) as error:
+                remedy = "name a text file in UTF-8"
+                raise DataError(str(error), where=str(change), remedy=remedy) from error
+            ledger.guideline(found.id, text, _lead(ledger, by or ""))
+        versions, frozen = ledger.guidelines(found.id), ledger.frozen(found.id)
+    if as_json:
+        told = {"frozen": frozen, "versions": [asdict(version) for version in versions]}
+        click.echo(json.dumps(told, indent=1))
+        return
+    now = versions[-1]
+    click.echo(f"{now.text.rstrip()}\n")
+    state = "it stands" if frozen else "it may change until the gate's first verdict"
+    click.echo(f"version {len(versions)}, sha256 {now.sha}; {state}")
 
 
 @audit.command("import")
@@ -292,10 +327,10 @@ def _lead(ledger: Ledger, name: str) -> int:
 
 
 def _lines(seen: Overview, principles: bool) -> Iterator[str]:
-    from rlaif.audit.told import sentence
+    from rlaif.audit.told import headline, sentence
 
     gate = seen.gate
-    yield f"{gate.state.upper()}: {sentence(gate)}"
+    yield f"{headline(gate)}: {sentence(gate)}"
     if gate.state == "open" and gate.why:
         yield f"  {gate.why}"
     yield from (f"  warning: {warning}" for warning in seen.warnings)
@@ -305,13 +340,26 @@ def _lines(seen: Overview, principles: bool) -> Iterator[str]:
         yield f"{'stands in for':<18}{seen.alternative.winning:.0%} of the reviewers"
     yield ""
     for row in seen.principles:
-        mark = " NAMED" if row.named else " quarantined" if row.quarantined else ""
+        mark = "  NAMED" * row.named + "  quarantined" * row.quarantined
         yield f"{row.principle:<18}{_figure(row.agreement)}{mark}"
         if principles:
             yield from _disagreements(row)
+    yield from _people(seen)
     if seen.disputes:
         numbers = ", ".join(str(dispute.number) for dispute in seen.disputes[:10])
         yield f"\n{len(seen.disputes)} items wait for a ruling: {numbers}"
+
+
+def _people(seen: Overview) -> Iterator[str]:
+    """Each reviewer in a line."""
+    if any(row.n for row in seen.reviewers):
+        yield ""
+    for row in seen.reviewers:
+        if row.n:
+            seconds = "" if row.seconds is None else f", {row.seconds:.0f} s an item"
+            yield f"{row.reviewer.name:<18}{row.n} items{seconds}"
+            yield f"{'  agrees with AI':<18}{_figure(row.agreement)}"
+            yield f"{'  consistent':<18}{_figure(row.consistent)}"
 
 
 def _disagreements(row: PrincipleRow) -> Iterator[str]:

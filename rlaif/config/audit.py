@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from rlaif.config.section import File, Section
@@ -39,8 +41,18 @@ class AuditConfig(Section):
     """Items picked because the judge contradicts itself or is unsure. They mend data and count in
     no estimate."""
 
+    retest: float = Field(default=0.05, ge=0, le=0.5)
+    """Share of the pairs that come back to the same person, later and looking like any other: how
+    often do people say the same again? They count in no other figure. 0: none."""
+
     tie: float = Field(default=0.05, ge=0, lt=0.5)
     """A label so near to 0.5 says that the two are equal."""
 
+    principles: Literal["tell", "block"] = "tell"
+    """What a principle does that people surely contradict, though the gate says PASS. tell: it is
+    named wherever the gate is. block: the gate opens only when every principle has its items
+    (`per_principle`) and none is named or quarantined, or when a lead overrides it."""
+
     guideline: File | None = None
-    """A text that reviewers have beside each item. Unset: a short one that is shipped."""
+    """A text that reviewers have beside each item; a lead may change it until the gate's first
+    verdict. Unset: a short one that is shipped."""

@@ -26,13 +26,16 @@ TITLES = {
     "mismatch": "Trainer and engine apart, nats a token",
     "beta": "Beta, cost of a nat",
 }
-"""Figures of PPO's curves.jsonl in the order in which they are shown."""
+"""Figures of curves.jsonl in the order in which they are shown."""
+
+KINDS = ("ppo", "grpo", "rloo")
+"""The kinds of policy that learn from their own answers in one training."""
 
 
 def panel(run: Finished) -> dict[str, Any]:
     """A plot for each figure that the policy's curves have, by its title; none for other kinds."""
     path = run.folder / "policy" / "curves.jsonl"
-    if "policy" not in run.stages or run.config.get("policy", {}).get("kind") != "ppo":
+    if "policy" not in run.stages or run.config.get("policy", {}).get("kind") not in KINDS:
         return {}
     found = {title: curve(path, name) for name, title in TITLES.items()}
     return {title: plots.loss(points, title) for title, points in found.items() if len(points) > 1}

@@ -180,6 +180,12 @@ def _audit(gate: Mapping[str, Any]) -> Iterator[Doubt]:
             "What is trained on them learns what people contradict.",
             serious=gate["state"] in ("fail", "overridden"),
         )
+    elif gate and gate.get("doubted"):
+        yield Doubt(
+            f"The audit passed as a whole, but people contradict the labels of "
+            f"{_listed(list(gate['doubted']))}.",
+            "What is trained on them learns the opposite of what people want there.",
+        )
 
 
 def _labels(labels: Mapping[str, Any]) -> Iterator[Doubt]:

@@ -84,7 +84,7 @@ def main() -> int:
 
 def pages(ledger: Ledger, n: int) -> dict[str, dict[str, float]]:
     """Medians for the pages that reviewers see; every item of the frame is in the audit."""
-    audit = fill(ledger, n, arm="calibration", frame=n)
+    audit = fill(ledger, n, arm="calibration", frame=n, repeats=n // 20)
     ask = Asking(ledger)
     page = ask("POST", f"/audits/{audit}/next")
 

@@ -10,11 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rlaif.audit.app import plots
-from rlaif.audit.app.pages import SAID, Visit, titled
+from rlaif.audit.app.pages import SAID, Visit, titled, version
 from rlaif.audit.app.reviewing import Number
 from rlaif.audit.errors import NotFound, Refused
 from rlaif.audit.overview import Overview, overview
 from rlaif.audit.records import Dispute
+from rlaif.audit.told import headline
 from rlaif.intervals import Estimate
 
 LEADS = ("lead", "admin")
@@ -37,6 +38,7 @@ FIGURES = {
     "left_rate": "took the left side",
     "longer_rate": "took the longer one",
     "changed_rate": "changed their mind after the reveal",
+    "consistent": "people say the same again",
     "drift": "first half against second, p",
     "violation_rate": "first answers that break their principle",
     "revision_win_rate": "revisions that are the better answer",
@@ -101,7 +103,10 @@ def inspect(audit: Number, number: Number, at: Lead) -> Response:
     Raises:
         Refused: somebody, perhaps this lead, is still to judge it blind.
     """
-    item = at.ledger.item(audit, number)
+    item, me = at.ledger.item(audit, number), at.reviewer.id
+    own = at.ledger.look(audit, number, me)
+    if own.holding == "decided" and not (own.revealed or number in at.ledger.ready(audit, me)):
+        raise Refused("your own reveal of this item is to come", remedy="judge its batch first")
     with at.ledger.folded(audit) as fold:
         unit = fold.units.get(number)
         if unit is None or not unit.complete(fold.audit.plan.reviewers):
@@ -130,6 +135,14 @@ def override(audit: Number, at: Lead) -> Response:
     return _results(at, audit, said="The gate is overridden, in your name.")
 
 
+@router.post("/guideline")
+def guideline(audit: Number, at: Lead) -> Response:
+    """Another guideline, before the gate's first verdict."""
+    text = at.fields.get("text", "").replace("\r\n", "\n")
+    at.ledger.guideline(audit, text, at.reviewer.id)
+    return _results(at, audit, said="The guideline is changed; reviewers are told.")
+
+
 @router.post("/invite")
 def invite(audit: Number, at: Lead) -> Response:
     """A one-time link for a reviewer, who is made if need be; shown once."""
@@ -156,7 +169,9 @@ def _results(at: Visit, audit: int, **told: Any) -> Response:
         reviewers=found.reviewers, cell=_cell,
         disputes=[_named(audit, dispute) for dispute in found.disputes],
         confusion=found.confusion, sides=SIDES[found.audit.plan.kind],
-        alternative=found.alternative, nonce=at.nonce, **told,
+        alternative=found.alternative, nonce=at.nonce, headline=headline(gate),
+        frozen=at.ledger.frozen(audit),
+        versions=[version(one) for one in at.ledger.guidelines(audit)[::-1]], **told,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from rlaif.audit.app.security import csrf
 from rlaif.audit.app.shown import parts
 from rlaif.audit.ledger import Ledger
-from rlaif.audit.records import Audit, Progress, Reviewer
+from rlaif.audit.records import Audit, Guideline, Progress, Reviewer
 
 HERE = Path(__file__).parent
 
@@ -135,6 +136,12 @@ def titled(audit: Audit) -> dict[str, Any]:
     """An audit as templates name it."""
     kind = {"preference": "Preferences", "critique": "Critiques and revisions"}[audit.plan.kind]
     return {"id": audit.id, "title": audit.plan.title or kind, "kind": kind}
+
+
+def version(found: Guideline) -> dict[str, str]:
+    """A version of a guideline as templates name it."""
+    day = f"{datetime.fromtimestamp(found.created / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    return {"sha": found.sha[:8], "by": found.by, "day": day, "text": found.text}
 
 
 def forecast(progress: Progress) -> str:

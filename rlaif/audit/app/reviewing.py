@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Path
 from starlette.responses import RedirectResponse, Response
 
 from rlaif.audit.app import showing
-from rlaif.audit.app.pages import SAID, Visit, header, titled
-from rlaif.audit.app.shown import differing
+from rlaif.audit.app.pages import SAID, Visit, header, titled, version
+from rlaif.audit.app.shown import differing, worded
 from rlaif.audit.errors import NotAnswered
 from rlaif.audit.ledger import BATCH
 from rlaif.audit.records import BLIND, Recorded
@@ -23,6 +23,25 @@ ARMS = {
     "coverage": "for single principles",
     "targeted": "picked because they are doubtful",
 }
+TERMS = {
+    "preference": (
+        ("12", "Left, right", "It keeps the principle better, even if only a little."),
+        ("3", "Equally good", "Both keep it equally well, or it has nothing to say here."),
+        ("4", "Both bad", "Both break it, and neither less than the other. It counts as a tie."),
+        ("0", "Can't judge", "Nobody could say, from what is shown. A lead decides."),
+        ("s", "Skip", "You can't or won't; somebody else may."),
+    ),
+    "critique": (
+        ("yn", "Breaks it", "By the principle shown alone, whatever else is wrong."),
+        ("u", "Unsure", "It hangs on something that is not shown."),
+        ("12", "Left, right", "It keeps the principle better and still answers what was asked."),
+        ("34", "Equally good, both bad", "Neither is better. Both count as a tie."),
+        ("0", "Can't judge", "Nobody could say, from what is shown. A lead decides."),
+        ("s", "Skip", "You can't or won't; somebody else may."),
+    ),
+}
+"""Keys, verdicts, and when each is right."""
+
 Number = Annotated[int, Path(ge=1, le=2**53)]
 
 # --- from item to item ----------------------------------------------------------------------------
@@ -67,9 +86,13 @@ def renew(audit: Number, number: Number, at: At) -> Response:
 
 @router.get("/guideline")
 def guideline(audit: Number, at: At) -> Response:
-    """The guideline and the principles, for the panel at the side."""
-    plan = at.ledger.audit(audit).plan
-    return at.page("guideline", guideline=plan.guideline or "There is no guideline yet.")
+    """The guideline, what the verdicts mean and the principles, for the panel at the side."""
+    plan, versions = at.ledger.audit(audit).plan, at.ledger.guidelines(audit)
+    return at.page(
+        "guideline", guideline=plan.guideline or "There is no guideline yet.",
+        terms=TERMS[plan.kind], law=worded(plan.constitution, plan.kind, tuple(plan.strata)),
+        versions=[version(one) for one in versions[::-1]], frozen=at.ledger.frozen(audit),
+    )  # fmt: skip
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -162,7 +185,7 @@ def _after(at: Visit, audit: int, number: int, recorded: Recorded, said: str) ->
     ready = at.ledger.ready(audit, at.reviewer.id)
     if number not in ready:
         return showing.next_item(at, audit, said=told)
-    if len(ready) >= BATCH and not at.ledger.progress(audit, at.reviewer.id).batch:
+    if len(ready) > BATCH // 2 and not at.ledger.progress(audit, at.reviewer.id).batch:
         return showing.batch(at, audit, ready, said=told)
     return showing.show(at, audit, number, view=view, said=told)
 

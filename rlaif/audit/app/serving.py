@@ -13,6 +13,7 @@ import logging
 import socket
 import sys
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -71,7 +72,9 @@ def serve(
                 app, log_level="warning", access_log=False, server_header=False, lifespan="off",
                 timeout_graceful_shutdown=5, ws="none",
             )  # fmt: skip
-            uvicorn.Server(config).run(sockets=[listening])
+            with suppress(KeyboardInterrupt):  # the way to end it
+                uvicorn.Server(config).run(sockets=[listening])
+            sys.stdout.write("Ended. Every verdict that was saved is in the ledger.\n")
         finally:
             ledger.database.close()
 

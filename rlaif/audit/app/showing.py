@@ -46,7 +46,7 @@ def next_item(at: Visit, audit: int, **told: str) -> Response:
         return show(at, audit, view.number, view=view, **told)
     ready = at.ledger.ready(audit, at.reviewer.id)
     lines = ["Every item is judged, or in work by somebody else. Thank you."]
-    if at.ledger.gate(audit).state != "open":
+    if at.ledger.progress(audit, at.reviewer.id).state != "open":
         lines = ["The gate has decided, and no more items are needed. Thank you."]
     label = {"url": f"/audits/{audit}/reveals", "label": "Show what the AI said"}
     return frame(
@@ -60,7 +60,10 @@ def show(at: Visit, audit: int, number: int, *, view: View | None = None, **told
     view = view or at.ledger.look(audit, number, at.reviewer.id)
     if view.holding == "mine" and view.stage:
         marks = differing(view.left, view.right) if view.stage == "better" else None
-        return _framed(at, view, "item", item=_asked(view), marks=marks, reasons=REASONS, **told)
+        unread = at.ledger.unread(audit, at.reviewer.id)
+        return _framed(
+            at, view, "item", item=_asked(view), marks=marks, reasons=REASONS, unread=unread, **told
+        )
     if view.holding != "decided":
         return _free(at, view, **told)
     return _revealed(at, view, **told) if view.revealed else _committed(at, view, **told)
@@ -95,7 +98,7 @@ def _committed(at: Visit, view: View, **told: str) -> Response:
     can = view.number in at.ledger.ready(view.audit, at.reviewer.id)
     return _framed(
         at, view, "decided", item=_asked(view) | _answers(at, view), marks=None, can_reveal=can,
-        reveal=None, alike=[],
+        reveal=None, alike=_alike(at, view),
         held_back="" if can else f"What the AI said is shown after {BATCH} items.", **told,
     )  # fmt: skip
 
@@ -108,14 +111,18 @@ def _revealed(at: Visit, view: View, **told: str) -> Response:
         item |= {"critique": found.ai.get("critique") or "", "revision": found.revision}
         item["changes"] = changes(found.response, found.revision) if found.revision else None
         return _framed(at, view, "critique", item=item, reveal=words, **told)
-    alike = [
-        {"number": p.number, "url": item_url(view.audit, p.number), "said": SAID.get(p.verdict, "")}
-        for p in at.ledger.alike(view.audit, view.number, me)
-    ]
     return _framed(
         at, view, "decided", item=item, marks=None, can_reveal=False, reveal=words, held_back="",
-        alike=alike, **told,
+        alike=_alike(at, view), **told,
     )  # fmt: skip
+
+
+def _alike(at: Visit, view: View) -> list[dict[str, Any]]:
+    """Precedents: items under the same principle that he has decided."""
+    return [
+        {"number": p.number, "url": item_url(view.audit, p.number), "said": SAID.get(p.verdict, "")}
+        for p in at.ledger.alike(view.audit, view.number, at.reviewer.id)
+    ]
 
 
 def _free(at: Visit, view: View, **told: str) -> Response:

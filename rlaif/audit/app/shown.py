@@ -1,4 +1,5 @@
-"""Texts as a page may show them: hidden characters named, and the words in which two texts differ.
+"""Texts as a page may show them: hidden characters named, the words in which two texts differ, and
+principles in words.
 
 Nothing here makes HTML; templates escape what they get.
 """
@@ -10,8 +11,11 @@ import time
 import unicodedata
 from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 
 from diff_match_patch import diff_match_patch
+
+from rlaif.constitution import loads
 
 HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e"
@@ -32,6 +36,17 @@ Runs = list[tuple[str, str]]
 _SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+")
 _WORD = re.compile(r"\s*\S+|\s+")
 _SURROGATES, _BLOCK = 0xD800, 0x800
+
+
+@lru_cache(maxsize=16)
+def worded(law: str, kind: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Some principles of a law, a constitution as YAML, each with what is asked by it."""
+    if not law:
+        return []
+    wording = "prefer" if kind == "preference" else "critique"
+    found = [p for p in loads(law, Path("constitution.yaml")).principles if p.id in names]
+    texts = (p.wordings(wording) or p.critique or p.prefer for p in found)
+    return [(p.id, said[0]) for p, said in zip(found, texts, strict=True) if said]
 
 
 def parts(text: str) -> list[tuple[str, str]]:

@@ -170,8 +170,9 @@
     if (event.target.closest("#retry")) { attempt = 0; again(); }
     if (event.target.closest("#discard")) discard();
     const focuses = event.target.closest("[data-focuses]");
-    if (focuses) setTimeout(() => document.getElementById(focuses.dataset.focuses)?.focus(), 0);
+    if (focuses) setTimeout(() => focus(focuses), 0); // a click opens it after this
   });
+  const focus = (control) => document.getElementById(control.dataset.focuses)?.focus();
 
   // --- single keys: each is a click on the control that names it ---
   const on = () => { try { return localStorage.getItem(KEYS) !== "off"; } catch { return true; } };
@@ -192,6 +193,7 @@
     if (control.matches("[data-guarded]") && !takesKeys()) return;
     if (event.key === "z" && outbox().length) return discard();
     control.click();
+    if (control.dataset.focuses) focus(control); // now: the next key may be the first of a word
   });
   document.addEventListener("change", (event) => {
     if (event.target.id !== "keys-on") return;
