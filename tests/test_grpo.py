@@ -36,12 +36,13 @@ def reward_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.reward_model(model, tmp_path_factory.mktemp("reward"))
 
 
-def prompts(folder: Path, n: int) -> Path:
+def prompts(folder: Path, n: int, heldout: int = 0) -> Path:
     """The folder of a prompts stage."""
     folder.mkdir()
-    with writing(folder / "train.jsonl") as write:
-        for i in range(n):
-            write(Prompt(f"p{i}", (Message("user", f"say {i}"),)))
+    for split, numbers in (("train", range(n)), ("heldout", range(100, 100 + heldout))):
+        with writing(folder / f"{split}.jsonl") as write:
+            for i in numbers:
+                write(Prompt(f"p{i}", (Message("user", f"say {i}"),)))
     return folder
 
 
@@ -74,7 +75,7 @@ def pays(source: Callable[..., list[float | str]], monkeypatch: pytest.MonkeyPat
 
     @contextmanager
     def opened(config: RewardsConfig, **_: Any) -> Iterator[Rewards]:
-        yield Rewards(config, {"bandit": (1.0, source)})
+        yield Rewards(config, {"reward": (1.0, source)})
 
     monkeypatch.setattr(groups, "opened", opened)
 
@@ -145,7 +146,9 @@ def test_every_weight_moves_and_the_figures_are_there(
 def test_a_stopped_training_ends_as_if_nothing_had_been(
     kind: Kind, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = kind(**QUICK, epochs=2, save_every=5)
+    """Probes and all."""
+    given = {**given, "prompts": prompts(tmp_path / "prompts", 6, heldout=3)}
+    config = kind(**QUICK, epochs=2, save_every=5, probe_every=2)
     whole = fit(tmp_path / "whole", config, given)
     tiny.stop_after(3, monkeypatch)
     with pytest.raises(SystemExit):
@@ -154,6 +157,8 @@ def test_a_stopped_training_ends_as_if_nothing_had_been(
     torn = fit(tmp_path / "torn", config, given)
     assert tiny.same_files(tmp_path / "torn", tmp_path / "whole", MADE)
     assert {**torn, "seconds": 0} == {**whole, "seconds": 0}
+    assert (whole["probe"]["first"]["step"], whole["probe"]["last"]["step"]) == (0, 6)
+    assert (whole["planned_steps"], whole["answers"], whole["stopped"]) == (6, 48, None)
 
 
 @BOTH
@@ -165,6 +170,70 @@ def test_adapters_leave_the_rest_of_the_model_alone(
     before, after = tiny.weights(model), tiny.weights(tmp_path / "model")
     moved = {name for name in before if not before[name].equal(after[name])}
     assert moved == {name for name in before if "_proj" in name}
+
+
+# --- tripwires ------------------------------------------------------------------------------------
+
+NO_WIRES = dict.fromkeys(("kl", "entropy", "length", "divergence"))
+
+
+def low(
+    prompts: Sequence[Prompt], answers: Sequence[str], ids: Sequence[list[int]]
+) -> list[float | str]:
+    """A fifth of the tokens pay 1, the others nothing."""
+    return [float(i[-1] < 60) for i in ids]
+
+
+@pytest.mark.parametrize(
+    ("kind", "wire", "limit"),
+    [
+        (GrpoConfig, "kl", 0.3),
+        (RlooConfig, "kl", 0.3),
+        (RlooConfig, "entropy", 0.8),
+        (GrpoConfig, "length", 1.5),
+        (GrpoConfig, "divergence", 0.2),
+    ],
+)
+def test_a_wire_stops_the_training_and_goes_back(
+    kind: Kind, wire: str, limit: float, given: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each for real: rewards that lead away from the reference, to one token, to short answers, and
+    to what the oracle calls bad."""
+    from rlaif.training import models
+
+    tokenizer: Any = models.load_tokenizer(given["model"])
+    paying = {tokenizer.decode([i], skip_special_tokens=True) for i in range(60)}
+
+    def truth(prompt: Prompt, text: str) -> dict[str, Any]:
+        wrong = [text] if text in paying else []
+        return {"violations": wrong, "helpful": None, "well_formed": True}
+
+    def shorter(
+        prompts: Sequence[Prompt], answers: Sequence[str], ids: Sequence[list[int]]
+    ) -> list[float | str]:
+        return [-float(len(i)) for i in ids]
+
+    pays(shorter if wire == "length" else low, monkeypatch)
+    monkeypatch.setattr("rlaif.policy.watch.reader", lambda oracle: oracle and truth)
+    config = kind.model_validate(
+        {
+            "batch_size": 32, "samples": 16, "max_tokens": 6 if wire == "length" else 1,
+            "max_length": 64, "learning_rate": 1e-2, "beta": 1e-3, "epochs": 60, "probe_every": 2,
+            "oracle": "sandbox" if wire == "divergence" else None,
+            "wires": NO_WIRES | {wire: limit, "patience": 2},
+        }
+    )  # fmt: skip
+    folder = prompts(tmp_path / "prompts", 2, heldout=4)
+    metrics = fit(tmp_path / "into", config, {**given, "prompts": folder})
+    stopped = metrics["stopped"]
+    assert stopped["wire"] == wire
+    assert stopped["why"]
+    assert metrics["steps"] == stopped["step"] < metrics["planned_steps"]
+    assert stopped["back_to"] < stopped["step"]
+    before, after = tiny.weights(given["model"]), tiny.weights(tmp_path / "into" / "model")
+    back = all(before[name].equal(after[name]) for name in before)
+    assert back == (stopped["back_to"] == 0)
 
 
 # --- answers without a reward ---------------------------------------------------------------------

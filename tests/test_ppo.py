@@ -319,6 +319,36 @@ def test_micro_batches_add_up_to_one_big_batch(given: dict[str, Any], tmp_path: 
         assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-6
 
 
+def test_micro_batches_are_cut_where_it_costs_least() -> None:
+    from rlaif.policy.ppo.batches import Rollout, micro_batches
+
+    def answered(lengths: list[int], size: int, overhead: int | None) -> list[list[int]]:
+        prompt = Prompt("p", (Message("user", "x"),))
+        rollouts = [Rollout(prompt, [7, 8], [9] * n, [0.0] * n, True) for n in lengths]
+        cut = micro_batches(rollouts, range(len(lengths)), size, 4, overhead=overhead)
+        return [[lengths[row] for row in micro.rows.tolist()] for micro in cut]
+
+    mixed = [40, 3, 5, 41, 4]
+    assert answered(mixed, 3, None) == [[3, 4, 5], [40, 41]]
+    assert answered(mixed, 5, 16) == [[3, 4, 5], [40, 41]]
+    assert answered(mixed, 5, 1000) == [[3, 4, 5, 40, 41]]
+    assert answered(mixed, 5, 0) == [[3], [4], [5], [40], [41]]
+    assert answered([6] * 5, 2, 16) in ([[6], [6, 6], [6, 6]], [[6, 6], [6, 6], [6]])
+
+    dice = random.Random(0)
+    for _ in range(20):  # no cut is cheaper: all of them, of six answers
+        lengths = sorted(dice.randrange(1, 30) for _ in range(6))
+
+        def cost(cut: list[list[int]]) -> int:
+            return sum(len(part) * (2 + max(part)) + 9 for part in cut)
+
+        ways = [[[lengths[0]]]]
+        for n in lengths[1:]:
+            ways = [way for w in ways for way in ([*w, [n]], [*w[:-1], [*w[-1], n]])]
+        cheapest = min(cost(way) for way in ways if max(map(len, way)) <= 4)
+        assert cost(answered(lengths, 4, 9)) == cheapest
+
+
 def test_dropout_is_off(model: Path, tmp_path: Path, given: dict[str, Any]) -> None:
     import torch
 
@@ -552,6 +582,19 @@ def test_one_batch_beyond_a_limit_is_chance() -> None:
     again = Wires(TripwireConfig(kl=1.0, patience=2))
     again.restore(json.loads(json.dumps(wires.state())))
     assert again == wires
+
+
+def test_a_policy_beyond_a_limit_is_never_the_best() -> None:
+    from rlaif.config.policy import TripwireConfig
+    from rlaif.policy.ppo.wires import Wires
+
+    wires = Wires(TripwireConfig(length=2.0, patience=2))
+    found = []
+    for step, length in enumerate((10.0, 30.0, 12.0)):
+        row = {"step": step, "kl": 0.0, "entropy": 1.0, "length": length, "reward": 0.0}
+        assert wires.batch(row) is None
+        found.append(wires.probe(row, quality=float(step)))
+    assert found == [(True, None), (False, None), (True, None)]
 
 
 # --- many processes -------------------------------------------------------------------------------

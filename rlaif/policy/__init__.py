@@ -46,8 +46,8 @@ def policy(
     Metrics of DPO and KTO: `examples`; `left_out` by reason; `steps`, `tokens` (of one pass); means
     over the last tenth of the steps of `loss`, `margin` (reward of the likelier over the unlikelier
     answer, in units of the loss), `accuracy` (how often it is positive) and `kl`; `seconds`. Of the
-    others: the same means of their own curves, and with PPO `probe`, its first and last, and
-    `stopped`, the wire that tripped.
+    others: the same means of their own curves; `planned_steps`, `answers`; `probe`, its first and
+    last; and `stopped`, the wire that tripped.
 
     Raises:
         ConfigError: an option would do nothing here, or the model cannot be used.

@@ -8,7 +8,6 @@ it: of the loss it has but GRPO's divergence term.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,17 +16,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from rlaif import training
 from rlaif.config.policy import GrpoConfig, RlooConfig
 from rlaif.policy.examples import questions
 from rlaif.policy.rewards import Rewards, opened
+from rlaif.policy.tracking import Reporting
+from rlaif.policy.watch import Watch
 from rlaif.records import Prompt
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, stored
 
-NORMALISER, PLAIN = "rewards.json", "plain_reward"
 Score = Callable[..., list[float | None]]
 
 
@@ -42,6 +40,7 @@ def fit(into: Path, config: GrpoConfig | RlooConfig, trainer: Any, arguments: An
     )
     folders = {name: Path(folder) for name, folder in asked["reward_models"].items()}
     with opened(config.rewards, reward_models=folders, judge=asked["judge"], seed=seed) as rewards:
+        watch = Watch(into, asked, config, encode, rewards)
         steady: Any = type(f"Steady{trainer.__name__}", (_Steady, trainer), {})
         made = steady(
             model=models.load_model(start, frozen=config.lora is not None),
@@ -50,12 +49,13 @@ def fit(into: Path, config: GrpoConfig | RlooConfig, trainer: Any, arguments: An
             train_dataset=dataset,
             processing_class=encode.tokenizer,
             peft_config=models.adapters(config.lora),
-            callbacks=[_Normaliser(rewards)],
+            callbacks=[watch, Reporting(into, config.report_to)],
         )
+        watch.trainer = made
         fitted = fitting.fit(made, into)
-        models.save(made, start, into / "model", lora=config.lora)
+        watch.save(into / "model")
         metrics = {"examples": len(dataset), "left_out": left_out, "steps": fitted.steps}
-        metrics |= _figures(fitted) | {"rewards": rewards.metrics()}
+        metrics |= _figures(fitted) | watch.metrics() | {"rewards": rewards.metrics()}
     training.finish(into, metrics | {"seconds": round(time.monotonic() - began, 1)})
 
 
@@ -71,7 +71,7 @@ def _options(config: GrpoConfig | RlooConfig) -> dict[str, Any]:
 def scoring(rewards: Rewards) -> Score:
     """The rewards as a reward function of TRL, on rows of `questions`.
 
-    The means before normalisation are logged as `reward/<source>`, their weighted sum as PLAIN.
+    The means before normalisation are logged as `reward/<source>`.
     """
     import msgspec
 
@@ -86,10 +86,9 @@ def scoring(rewards: Rewards) -> Score:
         values = rewards.score(
             list(map(decode, record)), answers, ids, list(map(len, completion_ids))
         )
-        means = {f"reward/{name}": mean for name, mean in rewards.batch.items()}
-        for name, mean in {**means, PLAIN: rewards.plain}.items():
+        for name, mean in rewards.batch.items():
             if not math.isnan(mean):
-                log_metric(name, mean)
+                log_metric(f"reward/{name}", mean)
         return [None if math.isnan(value) else value for value in values]
 
     return score
@@ -137,31 +136,9 @@ class _Steady:
         super().log(logs, start_time)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class _Normaliser(TrainerCallback):
-    """Keeps the state of the rewards in the checkpoints."""
-
-    def __init__(self, rewards: Rewards) -> None:
-        self._rewards = rewards
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            self._file(args, state).write_text(json.dumps(self._rewards.state()), "utf-8")
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.global_step:
-            self._rewards.restore(json.loads(self._file(args, state).read_text("utf-8")))
-
-    def _file(self, args: TrainingArguments, state: TrainerState) -> Path:
-        return Path(str(args.output_dir), f"checkpoint-{state.global_step}", NORMALISER)
-
-
 def _rename(seen: dict[str, list[float]]) -> None:
     """PPO's names: `kl` is of a whole answer, in nats (its mean over tokens times their mean
-    number); `reward` the weighted sum before normalisation, `score` after."""
+    number); `score` is the reward after normalisation, and `Watch` adds `reward`, before it."""
     length = fmean(seen["completions/mean_length"])
     seen["length"] = [length]
     seen["eos_rate"] = [1 - fmean(seen.pop("completions/clipped_ratio"))]
@@ -171,7 +148,6 @@ def _rename(seen: dict[str, list[float]]) -> None:
         seen["clip_fraction"] = seen.pop("clip_ratio/region_mean")
     if "reward" in seen:
         seen["score"] = seen.pop("reward")
-        seen["reward"] = seen.pop(PLAIN)
 
 
 def _figures(fitted: fitting.Fitted) -> dict[str, Any]:

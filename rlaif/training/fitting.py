@@ -109,11 +109,10 @@ def fit(trainer: Trainer, folder: Path) -> Fitted:
 
     On SIGTERM a checkpoint is written after the step and the process ends: its exit status is 143.
     """
-    steward = _Steward(folder)
-    trainer.add_callback(steward)
-    with _told_to_stop(steward):
+    with stopping() as stop:
+        trainer.add_callback(_Steward(folder, stop))
         trainer.train(resume_from_checkpoint=_checkpoint(folder / CHECKPOINTS))
-    if steward.stop:
+    if stop.told:
         sys.exit(128 + signal.SIGTERM)
     history = [row for row in trainer.state.log_history if _SUMMARY not in row]
     curve = [{"step": row["step"], **_kept(row)} for row in history]
@@ -134,17 +133,41 @@ def _checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
 
 
+class Stop:
+    """Whether we were told to."""
+
+    told = False
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """SIGTERM asks for a checkpoint after the step; several processes, which would not agree on the
+    step, end at once and go on from an earlier one."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.told = True
+
+    if PartialState().num_processes > 1:
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Steward(TrainerCallback):
     """Shows the progress, marks whole checkpoints, and stops when it is told to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.stop = False
-        self._folder = folder
+    def __init__(self, folder: Path, stop: Stop) -> None:
+        self._folder, self._stop = folder, stop
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.stop:
+        if self._stop.told:
             control.should_save = control.should_training_stop = True
 
     def on_log(
@@ -163,21 +186,3 @@ class _Steward(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             (self._folder / CHECKPOINTS / f"checkpoint-{state.global_step}" / _WHOLE).touch()
-
-
-@contextmanager
-def _told_to_stop(steward: _Steward) -> Iterator[None]:
-    """SIGTERM asks for a checkpoint; several processes would not agree on its step, so they end at
-    once and go on from an earlier one."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        steward.stop = True
-
-    if PartialState().num_processes > 1:
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,10 +4,12 @@
 
 Both train the run's finetuned model on its training prompts by its reward model, one after the
 other on the same cores, with the same settings: answers of up to 64 tokens, batches of 64, four
-passes in four steps each. TRL gets an environment of its own under the cache folder, made by pip on
-the first call. The clock runs in batches alone, not while models load or vLLM starts; besides the
-wall's, it is that of the process's CPU, which other processes slow down less. Reward is compared at
-the largest divergence that both reach, from the curves of both, smoothed over five batches.
+passes in four steps each. With `--forced` no answer ends before its 64th token. TRL gets an
+environment of its own under the cache folder, made by pip on the first call. The clock runs in
+batches alone, not while models load or vLLM starts; besides the wall's, it is that of the process's
+CPU, which other processes slow down less. The first batch, which warms up, does not count for
+speed. Reward is compared at the largest divergence that both reach, from the curves of both,
+smoothed over five batches.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "value_weight": 0.1,  # TRL's own default; ours has an optimizer for the critic alone
     "seed": 0,
 }
-TOLD = ("answers", "ppo_epochs", "threads", "rollouts")
+TOLD = ("answers", "ppo_epochs", "threads", "rollouts", "forced")
 
 Row = dict[str, float]
 
@@ -69,12 +71,14 @@ def child(job: dict[str, Any]) -> None:
     import torch
 
     from rlaif.config.policy import PpoConfig, RewardsConfig, TripwireConfig
-    from rlaif.policy.ppo import fit
+    from rlaif.policy.ppo import fit, running
     from rlaif.policy.ppo.trainer import Ppo
     from rlaif.training.launching import JOB
 
     torch.set_num_threads(job["threads"])
     into, rows = Path(job["into"]), list[Row]()
+    if job["forced"]:
+        running.answer_ends = lambda model, encode: frozenset({-1})  # a token that nobody says
     off = dict.fromkeys(("kl", "entropy", "length", "divergence"))
     config = PpoConfig(
         learning_rate=job["learning_rate"],
@@ -92,7 +96,7 @@ def child(job: dict[str, Any]) -> None:
         probe_every=10**6,
         probe_prompts=1,
         save_every=10**6,
-        rollouts=job["rollouts"],
+        rollouts="transformers" if job["forced"] else job["rollouts"],
     )
     given = {"prompts": job["stage"], "reward_models": {"reward": job["reward_model"]}}
     given |= {"judge": None, "critic": job["reward_model"], "model": job["model"]}
@@ -157,11 +161,11 @@ def _run(command: Sequence[str], into: Path) -> None:
 
 def measured(name: str, rows: list[Row]) -> dict[str, float]:
     """Of one side: answers a second, and where its curve ends."""
-    answers = sum(row["answers"] for row in rows)
-    tail = rows[-WINDOW:]
+    timed, tail = rows[1:], rows[-WINDOW:]
+    answers = sum(row["answers"] for row in timed)
     return {
-        f"{name} samples/s": answers / sum(row["seconds"] for row in rows),
-        f"{name} samples/CPU s": answers / sum(row["cpu"] for row in rows),
+        f"{name} samples/s": answers / sum(row["seconds"] for row in timed),
+        f"{name} samples/CPU s": answers / sum(row["cpu"] for row in timed),
         f"{name} reward": fmean(row["reward"] for row in tail),
         f"{name} kl": fmean(row["kl"] for row in tail),
     }
@@ -217,6 +221,7 @@ def job(run: Path, into: Path, **given: Any) -> dict[str, Any]:
     prompts = [row["prompt_ids"] for row in rows if not isinstance(row, LeftOut)]
     told = {"model": str(model), "reward_model": str(run / "reward" / "model")}
     told |= {"stage": str(stage), "prompts": prompts, "into": str(into)}
+    told |= {"no_eos_penalty": 0.0} if given.get("forced") else {}
     return SETTINGS | told | given
 
 
@@ -227,6 +232,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished run")
     parser.add_argument("--answers", type=int, default=2048)
     parser.add_argument("--ppo-epochs", type=int, default=4, help="passes over a batch")
+    parser.add_argument("--forced", action="store_true", help="64 tokens each, whatever they say")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rollouts", choices=("auto", "vllm", "transformers"), default="auto")
     parser.add_argument("--keep", type=Path, help="a folder for what both sides leave")

@@ -7,8 +7,9 @@ are needed of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -51,6 +52,10 @@ class Micro:
         }
 
 
+Cut = Callable[[Sequence[Rollout], Sequence[int]], Iterator[Micro]]
+"""From answers, and which of them, to micro batches."""
+
+
 def collated(
     rollouts: Sequence[Rollout], rows: Sequence[int], pad: int, device: torch.device | str = "cpu"
 ) -> Micro:
@@ -73,11 +78,37 @@ def micro_batches(
     size: int,
     pad: int,
     device: torch.device | str = "cpu",
+    overhead: int | None = None,
 ) -> Iterator[Micro]:
-    """All of `rows` in micro batches of `size`, like lengths together."""
+    """All of `rows` in micro batches, like lengths together.
+
+    They are of `size` answers; with an `overhead`, which is what each costs beside its tokens, in
+    tokens, they are of `size` at most, and cut where padding and overhead are least.
+    """
     order = sorted(rows, key=lambda row: (len(rollouts[row].tokens), len(rollouts[row].asked), row))
-    for start in range(0, len(order), size):
-        yield collated(rollouts, order[start : start + size], pad, device)
+    starts = list(range(0, len(order), size))
+    if overhead is not None:
+        starts = _starts([rollouts[row] for row in order], size, overhead)
+    for start, end in pairwise([*starts, len(order)]):
+        yield collated(rollouts, order[start:end], pad, device)
+
+
+def _starts(rollouts: Sequence[Rollout], most: int, overhead: int) -> list[int]:
+    """Where the batches begin, of `most` at most, that cost least together."""
+    best = [(0, 0)]  # of the first n: their cost, and where the last batch of them begins
+    for end in range(1, len(rollouts) + 1):
+        asked = tokens = 0
+        found: list[tuple[int, int]] = []
+        for start in range(end - 1, max(end - most, 0) - 1, -1):
+            asked = max(asked, len(rollouts[start].asked))
+            tokens = max(tokens, len(rollouts[start].tokens))
+            padded = (end - start) * (asked + tokens)
+            found.append((best[start][0] + padded + overhead, start))
+        best.append(min(found))
+    starts = [best[-1][1]] if rollouts else []
+    while starts and starts[0]:
+        starts.insert(0, best[starts[0]][1])
+    return starts
 
 
 def spread(found: Sequence[tuple[Tensor, Tensor]], shape: tuple[int, int]) -> Tensor:

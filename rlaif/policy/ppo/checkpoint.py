@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from accelerate import Accelerator
@@ -73,28 +69,3 @@ class Checkpoints:
 
 def _step(folder: Path) -> int:
     return int(folder.name.split("-")[1])
-
-
-class Stop:
-    """Whether we were told to."""
-
-    told = False
-
-
-@contextmanager
-def stopping(accelerator: Accelerator) -> Iterator[Stop]:
-    """SIGTERM asks for a checkpoint after the batch; several processes, which would not agree on
-    the batch, end at once and go on from an earlier one."""
-    stop = Stop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.told = True
-
-    if accelerator.num_processes > 1:
-        yield stop
-        return
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)

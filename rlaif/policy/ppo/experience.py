@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlaif.config.policy import PpoConfig
 from rlaif.policy.ppo import objective
-from rlaif.policy.ppo.batches import Micro, Rollout
+from rlaif.policy.ppo.batches import Cut, Micro, Rollout
 from rlaif.policy.ppo.critic import Critic
 from rlaif.policy.ppo.curves import Totals, reduced
 from rlaif.policy.ppo.learner import Learner
@@ -38,11 +38,8 @@ class Experience:
 class Reckoner:
     """Makes experience: three passes without gradients, and arithmetic."""
 
-    def __init__(
-        self, policy: Policy, critic: Learner, config: PpoConfig, pad: int, size: int
-    ) -> None:
-        self._policy, self._critic, self._config = policy, critic, config
-        self._pad, self._size = pad, size
+    def __init__(self, policy: Policy, critic: Learner, config: PpoConfig, cut: Cut) -> None:
+        self._policy, self._critic, self._config, self._cut = policy, critic, config, cut
 
     def experience(
         self, rollouts: Sequence[Rollout], scores: Sequence[float], beta: float, totals: Totals
@@ -81,8 +78,7 @@ class Reckoner:
         return advantages, returns
 
     def _pass(self, rollouts: Sequence[Rollout], work: Pass) -> list[Tensor]:
-        device = self._policy.device
-        return without_gradient(work, rollouts, self._size, self._pad, device)
+        return without_gradient(work, self._cut(rollouts, range(len(rollouts))))
 
     def _values(self, micro: Micro) -> tuple[Tensor]:
         return (values_of(self._critic.model, micro),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlaif.config.policy import PpoConfig
 from rlaif.policy.ppo import objective
-from rlaif.policy.ppo.batches import Micro, Rollout, micro_batches, spread
+from rlaif.policy.ppo.batches import Micro, spread
 from rlaif.policy.ppo.learner import Learner, without_dropout
 from rlaif.training import models
 
@@ -96,14 +96,11 @@ class Policy:
         return model.to(self.device).eval()
 
 
-def without_gradient(
-    work: Pass, rollouts: Sequence[Rollout], size: int, pad: int, device: torch.device
-) -> list[Tensor]:
-    """What `work` makes of all rollouts, in micro batches of `size`. (N, longest answer) each"""
-    shape = len(rollouts), max(len(r.tokens) for r in rollouts)
+def without_gradient(work: Pass, batches: Iterable[Micro]) -> list[Tensor]:
+    """What `work` makes of all answers of some micro batches. (N, longest answer) each"""
     with torch.inference_mode():
-        batches = micro_batches(rollouts, range(len(rollouts)), size, pad, device)
         found = [(micro.rows, work(micro)) for micro in batches]
+    shape = sum(len(rows) for rows, _ in found), max(each[0].shape[1] for _, each in found)
     figures = zip(*(values for _, values in found), strict=True)
     rows = [rows for rows, _ in found]
     return [spread(list(zip(rows, each, strict=True)), shape) for each in figures]

@@ -53,6 +53,20 @@ class Gauge:
         return {"moments": {name: found.state() for name, found in self._moments.items()}}
 
 
+def first_and_last(rows: Sequence[Row]) -> dict[str, Row] | None:
+    """The figures of the first and the last probe by their short names, of the rows of the curves;
+    None where there was no probe."""
+    probes = [row for row in rows if "probe/reward" in row]
+    if not probes:
+        return None
+    return {"first": _of_probe(probes[0]), "last": _of_probe(probes[-1])}
+
+
+def _of_probe(row: Row) -> Row:
+    found = {n.removeprefix("probe/"): v for n, v in row.items() if n.startswith("probe/")}
+    return {"step": row["step"], **found}
+
+
 class Probe:
     """Held-out prompts of this process."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from rlaif.config.policy import PpoConfig
+from rlaif.config.policy import OnPolicyConfig, PpoConfig
 from rlaif.policy.examples import questions
 from rlaif.policy.ppo.batches import Ids
 from rlaif.records import Prompt
@@ -59,11 +59,28 @@ def training_prompts(
     return Prompts(dataset, seed), left_out
 
 
-def heldout_prompts(prompts: Path, encode: Encoder, config: PpoConfig) -> list[Asked]:
+def heldout_prompts(prompts: Path, encode: Encoder, config: OnPolicyConfig) -> list[Asked]:
     """The first held-out prompts, as many as a probe asks; fewer, or none, if there are no more."""
     found = questions(prompts, encode, answer=config.max_tokens, limit=None, split="heldout")
     kept = (_asked(row) for row in found if not isinstance(row, LeftOut))
     return list(islice(kept, config.probe_prompts))
+
+
+def answer_ends(model: Any, encode: Encoder) -> frozenset[int]:
+    """The tokens that end an answer."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    return frozenset(end for end in [*ends, encode.tokenizer.eos_token_id] if end is not None)
+
+
+def decoder(encode: Encoder, ends: frozenset[int]) -> Callable[[Ids], str]:
+    """From an answer's tokens to its text, as a server gives it."""
+
+    def decode(tokens: Ids) -> str:
+        kept = tokens[:-1] if tokens[-1] in ends else tokens
+        return encode.tokenizer.decode(kept, skip_special_tokens=True)
+
+    return decode
 
 
 def _asked(row: Mapping[str, Any]) -> Asked:

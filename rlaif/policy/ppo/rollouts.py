@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from rlaif.config.policy import PpoConfig
+from rlaif.config.policy import OnPolicyConfig, PpoConfig
 from rlaif.engine.launch import check_installed
 from rlaif.errors import ConfigError, EngineError
 from rlaif.policy.ppo.batches import Ids
@@ -70,7 +70,7 @@ def engine(policy: Policy, config: PpoConfig, ends: frozenset[int], pad: int) ->
         from rlaif.policy.ppo.served import Served
 
         return Served(policy, config, ends)
-    return Generated(policy, config, ends, pad)
+    return Generated(policy.learner, config, ends, pad)
 
 
 def _by_vllm(config: PpoConfig, accelerator: Any) -> bool:
@@ -89,14 +89,26 @@ def _by_vllm(config: PpoConfig, accelerator: Any) -> bool:
     return one
 
 
+class Trained(Protocol):
+    """A model in training: as its trainer wraps it, and `bare`."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def bare(self) -> Any: ...
+    @property
+    def accelerator(self) -> Any: ...
+
+
 class Generated:
     """Answers by transformers' `generate`: left padding, a seed for each row."""
 
-    def __init__(self, policy: Policy, config: PpoConfig, ends: frozenset[int], pad: int) -> None:
-        self._policy, self._ends, self._pad = policy, ends, pad
+    def __init__(
+        self, learner: Trained, config: OnPolicyConfig, ends: frozenset[int], pad: int
+    ) -> None:
+        self._learner, self._ends, self._pad = learner, ends, pad
         self._temperature, self._longest = config.temperature, config.max_tokens
-        # What a model's own generation config says, such as top_p, would change the distribution.
-        policy.learner.bare.generation_config = GenerationConfig(
+        self._options = GenerationConfig(
             do_sample=False, max_new_tokens=config.max_tokens, eos_token_id=sorted(ends),
             pad_token_id=pad,
         )  # fmt: skip
@@ -114,7 +126,7 @@ class Generated:
         return [found[i] for i in range(len(requests))]
 
     def _draw(self, requests: Sequence[Request]) -> list[Drawn]:
-        device, longest = self._policy.device, max(len(r.asked) for r in requests)
+        device, longest = self._learner.accelerator.device, max(len(r.asked) for r in requests)
         rows = [[self._pad] * (longest - len(r.asked)) + r.asked for r in requests]
         ids = torch.tensor(rows, device=device)
         seen = torch.tensor([[0] * (longest - len(r.asked)) + [1] * len(r.asked) for r in requests])
@@ -124,7 +136,7 @@ class Generated:
                 input_ids=ids,
                 attention_mask=seen.to(device),
                 logits_processor=LogitsProcessorList([keyed]),
-                synced_gpus=self._policy.learner.accelerator.num_processes > 1,
+                synced_gpus=self._learner.accelerator.num_processes > 1,
             )
         logprobs = torch.stack(keyed.logprobs, 1).tolist()
         answers = out[:, longest:].tolist()
@@ -132,17 +144,20 @@ class Generated:
 
     @contextmanager
     def _whole(self) -> Iterator[Any]:
-        """The model in one piece, without gradient checkpointing, which has no cache."""
-        learner, several = self._policy.learner, nullcontext(self._policy.learner.bare)
+        """The model in one piece, without gradient checkpointing, which has no cache, and without
+        a generation config of its own, whose top_p would change the distribution."""
+        learner, several = self._learner, nullcontext(self._learner.bare)
         if learner.accelerator.num_processes > 1:
             from trl.models.utils import unwrap_model_for_generation
 
             several = unwrap_model_for_generation(learner.model, learner.accelerator)
         with several as model, learner.accelerator.autocast():
-            training = model.training
+            training, options = model.training, model.generation_config
+            model.generation_config = self._options
             model.eval()
             yield model
             model.train(training)
+            model.generation_config = options
 
     def _ended(self, tokens: Ids, logprobs: list[float]) -> Drawn:
         end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens) - 1)

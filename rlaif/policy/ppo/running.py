@@ -6,7 +6,6 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,20 @@ from rlaif import training
 from rlaif.config.policy import PpoConfig
 from rlaif.errors import ConfigError
 from rlaif.evaluation.truth import reader
-from rlaif.policy.ppo.batches import Ids
-from rlaif.policy.ppo.checkpoint import Checkpoints, stopping
+from rlaif.policy.ppo.checkpoint import Checkpoints
 from rlaif.policy.ppo.critic import load_critic
 from rlaif.policy.ppo.curves import Curves, Row
 from rlaif.policy.ppo.learner import Learner
 from rlaif.policy.ppo.policy import Policy
-from rlaif.policy.ppo.probe import Gauge, Probe
-from rlaif.policy.ppo.prompts import heldout_prompts, training_prompts
+from rlaif.policy.ppo.probe import Gauge, Probe, first_and_last
+from rlaif.policy.ppo.prompts import answer_ends, decoder, heldout_prompts, training_prompts
 from rlaif.policy.ppo.rollouts import engine
 from rlaif.policy.ppo.trainer import Ppo
 from rlaif.policy.ppo.wires import Tripped, Wires
 from rlaif.policy.rewards import Rewards, opened
 from rlaif.training import models
 from rlaif.training.examples import Encoder
+from rlaif.training.fitting import stopping
 from rlaif.training.launching import CHECKPOINTS
 
 _MEANS = (
@@ -74,9 +73,9 @@ class Session:
         self._critic = self._learned_critic(asked)
         self._checkpoints = Checkpoints(into / CHECKPOINTS, self.policy.learner, self._critic)
         state = self._checkpoints.load()
-        ends, pad = _ends(self.policy.learner.bare, self.encode), self.encode.padding
+        ends, pad = answer_ends(self.policy.learner.bare, self.encode), self.encode.padding
         drawing = engine(self.policy, config, ends, pad)
-        gauge, decode = Gauge(config.rewards), _decoder(self.encode, ends)
+        gauge, decode = Gauge(config.rewards), decoder(self.encode, ends)
         self._ppo = Ppo(
             config, seed, self.policy, self._critic, drawing, rewards, gauge, self._prompts, ends,
             pad, decode,
@@ -95,7 +94,7 @@ class Session:
     def train(self) -> None:
         """Probe, then batch by batch until the end, a wire or SIGTERM, whose exit status is 143."""
         ppo = self._ppo
-        with stopping(self._accelerator) as stop:
+        with stopping() as stop:
             if not self._curves.rows:
                 self._curves.add(self._probed({"step": 0}))
             while ppo.state.step < ppo.total and not self._tripped:
@@ -154,9 +153,7 @@ class Session:
         self._tripped = Tripped(**saved["tripped"]) if saved["tripped"] else None
 
     def _metrics(self) -> dict[str, Any]:
-        ppo, curves, tripped = self._ppo, self._curves, self._tripped
-        probes = [row for row in curves.rows if "probe/reward" in row]
-        best = self._wires.best
+        ppo, curves = self._ppo, self._curves
         return {
             "examples": len(self._prompts),
             "left_out": self._left_out,
@@ -167,33 +164,10 @@ class Session:
             **{name: curves.last(name) for name in _MEANS},
             "beta": ppo.state.beta,
             "rewards": self._rewards.metrics(),
-            "probe": probes and {"first": _of_probe(probes[0]), "last": _of_probe(probes[-1])},
-            "stopped": tripped and {**asdict(tripped), "back_to": best.step if best else None},
+            "probe": first_and_last(curves.rows),
+            "stopped": self._wires.stopped(self._tripped),
             "seconds_by": {name: round(s, 1) for name, s in sorted(ppo.seconds.items())},
         }
-
-
-def _of_probe(row: Row) -> Row:
-    """The step and the figures of a probe, by their short names."""
-    found = {n.removeprefix("probe/"): v for n, v in row.items() if n.startswith("probe/")}
-    return {"step": row["step"], **found}
-
-
-def _ends(model: Any, encode: Encoder) -> frozenset[int]:
-    """The tokens that end an answer."""
-    named = model.generation_config.eos_token_id
-    ends = named if isinstance(named, list) else [named]
-    return frozenset(end for end in [*ends, encode.tokenizer.eos_token_id] if end is not None)
-
-
-def _decoder(encode: Encoder, ends: frozenset[int]) -> Callable[[Ids], str]:
-    """From an answer's tokens to its text, as a server gives it."""
-
-    def decode(tokens: Ids) -> str:
-        kept = tokens[:-1] if tokens[-1] in ends else tokens
-        return encode.tokenizer.decode(kept, skip_special_tokens=True)
-
-    return decode
 
 
 def _check_split(config: PpoConfig, processes: int) -> None:

@@ -28,6 +28,9 @@ from rlaif.policy.ppo.rollouts import Engine, Request, seed_of
 from rlaif.policy.rewards import Rewards
 
 Loss = Callable[[], Tensor]
+PASS = {"cpu": 48, "cuda": 2048}
+"""What a micro batch costs beside its tokens, in tokens. On a CPU it is measured, of a GPU guessed
+from the launches of its kernels."""
 
 
 @dataclass(slots=True)
@@ -62,8 +65,7 @@ class Ppo:
         self._accelerator = policy.learner.accelerator
         self._world = self._accelerator.num_processes
         self.answers = config.batch_size * config.minibatches  # in a batch, of all processes
-        self._micro = config.micro_batch or config.batch_size // self._world
-        self._reckoner = Reckoner(policy, critic, config, pad, self._micro)
+        self._reckoner = Reckoner(policy, critic, config, self._cut)
         self.total = math.ceil(config.epochs * len(prompts) * config.samples / self.answers)
         self.state = State(beta=config.beta)
         self.seconds: dict[str, float] = defaultdict(float)
@@ -127,13 +129,20 @@ class Ppo:
         warm = self.state.step <= self.config.critic_warmup
         for rows in self._minibatches(len(rollouts)):
             n = max(reduced(self._accelerator, made.mask[rows].sum().double()).item(), 1.0)
-            args = rollouts, rows, self._micro, self._pad, self._policy.device
-            policy = [self._policy_loss(m, made, n, totals) for m in micro_batches(*args)]
-            critic = [self._value_loss(m, made, n, totals) for m in micro_batches(*args)]
+            micros = list(self._cut(rollouts, rows))
+            policy = [self._policy_loss(m, made, n, totals) for m in micros]
+            critic = [self._value_loss(m, made, n, totals) for m in micros]
             norm = 0.0 if warm else self._policy.learner.learn(policy, share)
             norms.append((norm, self._critic.learn(critic, share)))
         first, second = (sum(each) / len(norms) for each in zip(*norms, strict=True))
         return first, second
+
+    def _cut(self, rollouts: Sequence[Rollout], rows: Sequence[int]) -> Iterator[Micro]:
+        """Micro batches; of several processes, each has as many, as FSDP wants it."""
+        size, device = self.config.micro_batch, self._policy.device
+        size = size or self.config.batch_size // self._world
+        overhead = None if self._world > 1 else PASS.get(device.type, PASS["cuda"])
+        return micro_batches(rollouts, rows, size, self._pad, device, overhead)
 
     def _minibatches(self, n: int) -> Iterator[list[int]]:
         """Which answers each step learns from: every pass has an order of its own."""

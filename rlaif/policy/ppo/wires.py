@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,20 +38,20 @@ class Wires:
     best: Best | None = None
 
     def batch(self, row: Mapping[str, float]) -> Tripped | None:
-        """Look at a batch: `kl`, `entropy`, `length`, `reward`."""
+        """Look at a batch: `entropy`, `length`, `reward`, and `kl` where it is known."""
         for name in ("entropy", "length"):
             self.first.setdefault(name, row[name])
-        if self.best and self.best.reward is None:
+        if self.best and self.best.reward is None and math.isfinite(row["reward"]):
             self.best.reward = row["reward"]
         return self._tripped(int(row["step"]), self._of_batch(row))
 
     def probe(self, row: Mapping[str, float], quality: float) -> tuple[bool, Tripped | None]:
         """Look at a probe after a batch (or before all): is it the best yet, has a wire tripped?
 
-        A policy over the KL budget is never the best.
+        A policy whose last batch was beyond a limit is never the best.
         """
         step, reward = int(row["step"]), row.get("reward")
-        within = self.config.kl is None or row.get("kl", 0.0) <= self.config.kl
+        within = not any(n for wire, n in self.counts.items() if wire != "divergence")
         if self.best is None or (within and quality > self.best.quality):
             self.best = Best(step, quality, reward)
             self.counts["divergence"] = 0
@@ -65,6 +66,10 @@ class Wires:
         )
         return False, self._tripped(step, iter([("divergence", apart, why)]))
 
+    def stopped(self, tripped: Tripped | None) -> dict[str, Any] | None:
+        """For the metrics: which wire stopped the training, and the step that it went back to."""
+        return tripped and {**asdict(tripped), "back_to": self.best.step if self.best else None}
+
     def state(self) -> dict[str, Any]:
         """As JSON, for exact resume."""
         best = asdict(self.best) if self.best else None
@@ -77,7 +82,7 @@ class Wires:
 
     def _of_batch(self, row: Mapping[str, float]) -> Iterator[tuple[str, bool, str]]:
         limits = self.config
-        if limits.kl is not None:
+        if limits.kl is not None and "kl" in row:
             why = f"KL to the reference is {row['kl']:.1f} nats an answer, the budget {limits.kl:g}"
             yield "kl", row["kl"] > limits.kl, why
         if limits.entropy is not None:

@@ -106,12 +106,6 @@ class Rewards:
         self.batch["length_penalty"] = _mean(over)
         return [value - less for value, less in zip(values, over, strict=True)]
 
-    @property
-    def plain(self) -> float:
-        """The weighted sum of `batch`, less the penalty: the reward before normalisation."""
-        weighed = (weight * self.batch[name] for name, (weight, _) in self._sources.items())
-        return math.fsum(weighed) - self.batch.get("length_penalty", 0.0)
-
     def state(self) -> dict[str, Any]:
         """What exact resume needs, as JSON."""
         moments = {name: moments.state() for name, moments in self._moments.items()}
