@@ -83,7 +83,7 @@ def test_a_taken_port_is_an_error_with_a_remedy(up: Box, tmp_path: Path) -> None
 def test_a_config_that_cannot_be_used_is_refused_from_the_command_line(up: Box) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deployment", "run"]
     command += ["rlaif/training", "--watch", "-p", f"config_file={up.config}"]
-    command += ["-p", 'changes=["policy.betta=1"]', "-p", f"runs={up.runs}"]
+    command += ["-p", 'changes=["policy.betta=1"]', "-p", f"runs={up.runs}", "-p", "name=wrong"]
     done = subprocess.run(command, env=up.environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     newest = up.api("POST", "/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})
@@ -92,7 +92,7 @@ def test_a_config_that_cannot_be_used_is_refused_from_the_command_line(up: Box) 
         "the key 'betta' is unknown\n  remedy: did you mean `beta`?"
         in newest[0]["state"]["message"]
     )
-    assert not (up.runs / "small" / "run.json").exists()
+    assert not (up.runs / "wrong").exists()
 
 
 def test_a_run_stops_at_the_gate_and_shows_what_it_did(up: Box, waiting: str) -> None:
