@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores share them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONG = ("vllm", "browser")  # files with such tests come first
+CHROMIUM = os.environ.get("RLAIF_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
 BOX = {f"tests/flows/test_{name}.py" for name in ("chaos", "deployments", "ui")}
 
 
@@ -58,4 +63,19 @@ def _missing(config: pytest.Config) -> dict[str, str]:
         missing["slow"] = "slow; --slow runs it"
     if find_spec("vllm") is None:
         missing["vllm"] = "vLLM is not installed; make setup"
+    if find_spec("playwright") is None:
+        missing["browser"] = "playwright is not installed; make setup"
+    elif not CHROMIUM:
+        missing["browser"] = "no chromium here; RLAIF_CHROMIUM may name one"
     return missing
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser, for tests marked `browser`."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()

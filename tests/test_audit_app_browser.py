@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,26 +12,10 @@ import pytest
 from tests.auditing import Live, critique, fill, live, pair
 from tests.hostile import PAYLOADS
 
-sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make setup")
-
-CHROMIUM = os.environ.get("RLAIF_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium here; RLAIF_CHROMIUM may name one"),
-]
+pytestmark = pytest.mark.browser
 Page = Any
 Open = Callable[..., Page]
 Route = Callable[[Any], object] | None
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ editing: calls sent anew when one of 16 principles is edited, for each of the 16
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import resource
@@ -42,6 +41,7 @@ from rlaif.records import Answer, Call, Message, Prompt
 from rlaif.sandbox.seed_model import engine_config
 from rlaif.shipped import folder
 from rlaif.templates import Templates
+from tests.bench.figures import concluded
 from tests.faults import fault_server
 
 ROUNDS = 5
@@ -272,15 +272,7 @@ def main() -> int:
     figures: dict[str, float] = {"cores": len(os.sched_getaffinity(0))}
     for name in [args.only] if args.only else parts:
         figures |= parts[name]()
-    if args.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:34s} {value:10.2f}")
-    failures = list(missed(figures))
-    for failure in failures:
-        print(f"missed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return concluded(figures, missed(figures), as_json=args.json)
 
 
 if __name__ == "__main__":

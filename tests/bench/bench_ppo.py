@@ -27,6 +27,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from tests.bench.figures import concluded
+
 HERE = Path(__file__).parent
 TRL = "1.12.0"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -253,15 +255,7 @@ def main() -> int:
             told = {name: vars(args)[name] for name in TOLD}
             found[side.__name__] = side(job(args.run.resolve(), into, **told))
     figures = compared(found["trl"], found["ours"])
-    if args.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:26s} {value:10.3f}")
-    failures = list(missed(figures))
-    for failure in failures:
-        print(f"missed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return concluded(figures, missed(figures), as_json=args.json)
 
 
 if __name__ == "__main__":

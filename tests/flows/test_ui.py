@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,16 +10,7 @@ import pytest
 
 from tests.flows.serving import Box
 
-sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make setup")
-
-CHROMIUM = os.environ.get("RLAIF_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(1500),
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium here; RLAIF_CHROMIUM may name one"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 Page = Any
 DEPLOYMENTS = (
     "pipeline", "feedback", "training", "evaluation", "rebuild", "audit-sample", "audit-import",
@@ -28,13 +18,11 @@ DEPLOYMENTS = (
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with sync.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
-        opened = browser.new_page(viewport={"width": 1280, "height": 1000})
-        opened.set_default_timeout(120_000)
-        yield opened
-        browser.close()
+def page(chromium: Any) -> Iterator[Page]:
+    opened = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    opened.set_default_timeout(120_000)
+    yield opened
+    opened.close()
 
 
 def seen(page: Page, up: Box, path: str, *texts: str) -> None:
@@ -42,6 +30,7 @@ def seen(page: Page, up: Box, path: str, *texts: str) -> None:
     page.goto(f"http://127.0.0.1:{up.port}{path}")
     for text in texts:
         page.get_by_text(text).first.wait_for()
+        assert page.get_by_text(text).first.is_visible()
     if shots := os.environ.get("RLAIF_SHOTS"):
         page.screenshot(path=f"{shots}/{path.strip('/').replace('/', '-')}.png", full_page=True)
 
