@@ -7,6 +7,7 @@ flow which is run again finds what is done.
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import time
@@ -117,7 +118,7 @@ def opened(open_run: Callable[[], Any]) -> Iterator[Pipeline]:
         lease_duration=_LEASE_S,
         raise_on_lease_renewal_failure=False,
     )
-    with _alive(), shared if deployed() else nullcontext(), ExitStack() as stack:
+    with _alive(), shared if deployed() else nullcontext(), _frozen(), ExitStack() as stack:
         end = time.monotonic() + (_LOCK_S if (flow_run.run_count or 1) > 1 else 0)
         while True:
             try:
@@ -129,6 +130,16 @@ def opened(open_run: Callable[[], Any]) -> Iterator[Pipeline]:
                 log.info("waits for an earlier attempt: %s", error.what)
                 time.sleep(_POLL_S)
         yield run
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """What Prefect has brought stays: no collection of garbage need look through it again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

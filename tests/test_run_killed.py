@@ -13,7 +13,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -48,16 +50,17 @@ class Started:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_LOCAL_STORAGE_PATH": str(folder / "prefect" / "storage"),
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rlaif", "run", "small.yaml", "--json"],
-            cwd=folder, env=os.environ | own, text=True,
-            stdout=subprocess.PIPE, stderr=(folder / "stderr.log").open("a"),
-        )  # fmt: skip
+        command = [sys.executable, "-m", "rlaif", "run", "small.yaml", "--json"]
+        with (folder / "stderr.log").open("a") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=os.environ | own, text=True,
+                stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
 
     def killed_after(self, seconds: float) -> bool:
         """Kill it and it alone; False if it had ended before."""
         try:
-            self.process.wait(seconds)
+            self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             family = psutil.Process(self.process.pid).children(recursive=True)
             self.process.send_signal(signal.SIGKILL)
@@ -93,24 +96,42 @@ def finished(folder: Path) -> dict[str, int]:
     return {r["stage"]: r["metrics"].get("calls", {}).get("sent", 0) for r in records}
 
 
+def begun(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
+
+
+def torn(folder: Path, moments: Iterator[float]) -> int:
+    """Start the run and kill it, again and again, until it ends or no moments are left."""
+    kills, before = 0, 0
+    for moment in moments:
+        if not Started(folder).killed_after(moment):
+            break
+        kills += 1
+        assert paid(folder) >= before  # what was finished once stays finished
+        before = paid(folder)
+    return kills
+
+
 @pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.timeout(7200)
 def test_killed_twenty_times_the_data_are_the_same(tmp_path: Path) -> None:
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    for folder in (whole, torn):
-        folder.mkdir()
-        (folder / "small.yaml").write_text(SMALL)
+    """A run that ends between two kills is compared, and another one is begun."""
+    whole = begun(tmp_path / "whole")
     began = time.monotonic()
     undisturbed = Started(whole).figures()
     longest = max(time.monotonic() - began, 60.0) / 2
-    rng, kills, before = random.Random(20), 0, 0
-    for _ in range(KILLS):
-        kills += Started(torn).killed_after(rng.uniform(1.0, longest))
-        assert paid(torn) >= before  # what was finished once stays finished
-        before = paid(torn)
-    assert kills >= KILLS // 2
-    done = set(finished(torn))
+    rng, kills = random.Random(20), 0
+    while kills < KILLS:
+        folder = begun(tmp_path / f"torn-{kills}")
+        kills += torn(folder, (rng.uniform(1.0, longest) for _ in range(KILLS - kills)))
+        as_if_nothing_had_happened(whole, folder, undisturbed)
+
+
+def as_if_nothing_had_happened(whole: Path, torn: Path, undisturbed: dict[str, Any]) -> None:
+    done, before = set(finished(torn)), paid(torn)
     figures = Started(torn).figures()
     assert paid(torn) == paid(whole)
     last = {name: n for name, n in finished(torn).items() if name not in done}

@@ -170,7 +170,7 @@
     if (event.target.closest("#retry")) { attempt = 0; again(); }
     if (event.target.closest("#discard")) discard();
     const focuses = event.target.closest("[data-focuses]");
-    if (focuses) setTimeout(() => focus(focuses), 0); // a click opens it after this
+    if (focuses && event.isTrusted) setTimeout(() => focus(focuses), 0); // a click opens it after this
   });
   const focus = (control) => document.getElementById(control.dataset.focuses)?.focus();
 
@@ -193,7 +193,7 @@
     if (control.matches("[data-guarded]") && !takesKeys()) return;
     if (event.key === "z" && outbox().length) return discard();
     control.click();
-    if (control.dataset.focuses) focus(control); // now: the next key may be the first of a word
+    if (control.dataset.focuses) focus(control); // now: the next key may be Escape or the first of a word
   });
   document.addEventListener("change", (event) => {
     if (event.target.id !== "keys-on") return;
