@@ -11,18 +11,18 @@ from typing import Annotated, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import Field
 
 from flows import shown
 from flows.gate import said, state
 from flows.parameters import asked
-from flows.steps import deployed, refused
+from flows.steps import told
 from rlaif.audit import where
 from rlaif.audit.current import latest
 from rlaif.audit.importing import READ, import_file
 from rlaif.audit.ledger import Ledger
-from rlaif.errors import RlaifError, RunError
+from rlaif.errors import RunError
 from rlaif.pipeline import Pipeline
 
 log = logging.getLogger("rlaif.flows")
@@ -43,7 +43,7 @@ def sample(run: RunFolder) -> Any:
     Args:
         run: The folder of a run whose labels are there, such as runs/demo.
     """
-    return _told(lambda: _sample(Path(run)))
+    return told(lambda: _sample(Path(run)))
 
 
 @flow(name="rlaif-audit-import", flow_run_name=named, persist_result=False)
@@ -62,16 +62,7 @@ def bring(
         form: How the file is written. Empty: by its name.
         source: Where they were given. Empty: the file's name.
     """
-    return _told(lambda: _bring(Path(run), Path(file), form, source))
-
-
-def _told(work: Any) -> Any:
-    try:
-        return work()
-    except RlaifError as error:
-        if not deployed():
-            raise
-        return Failed(name=refused(error), message=str(error))
+    return told(lambda: _bring(Path(run), Path(file), form, source))
 
 
 def _sample(folder: Path) -> Any:

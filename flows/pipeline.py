@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import shown
 from flows.gate import Awaiting, audited
@@ -33,7 +33,7 @@ from flows.parameters import (
     asked,
 )
 from flows.shards import warm
-from flows.steps import Reached, Steps, deployed, opened, refused
+from flows.steps import Reached, Steps, deployed, opened, told
 from rlaif.completions import default_path
 from rlaif.errors import RlaifError
 from rlaif.pipeline import Pipeline, check
@@ -109,15 +109,13 @@ def pipeline(
         shards: Parts of the prompts whose calls are made side by side; see docs/operations.md.
         runs: The folder that holds the runs.
     """
-    given = dict(flow_run.parameters)
-    try:
-        wanted = asked(given)
-        check(wanted.config)
-        return carried_out(wanted, given)
-    except RlaifError as error:
-        if not deployed():
-            raise
-        return Failed(name=refused(error), message=str(error))
+    return told(lambda: _built(dict(flow_run.parameters)))
+
+
+def _built(given: dict[str, Any]) -> Any:
+    wanted = asked(given)
+    check(wanted.config)
+    return carried_out(wanted, given)
 
 
 def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) -> Any:

@@ -20,13 +20,13 @@ from prefect.input import (
     read_flow_run_input,
 )
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import ConfigDict, Field
 
 from flows import shown
 from flows.parameters import DEMO, Asked, Change, ConfigFile, Law, asked
 from flows.pipeline import carried_out
-from flows.steps import deployed, refused
+from flows.steps import deployed, told
 from rlaif.completions import default_path
 from rlaif.constitution import load
 from rlaif.errors import RlaifError
@@ -78,25 +78,26 @@ def rebuild(
         changes: Any changes to the config, each as section.key=value.
         runs: The folder that holds the runs.
     """
-    given: dict[str, Any] = dict(flow_run.parameters)
-    try:
-        own = asked(given | {"constitution": ""})
-        if constitution and own.config.constitution.resolve() != _path(constitution):
-            return _nothing(f"{own.config.name} follows {own.config.constitution.name}")
-        wanted = _renamed(own)
-        check(wanted.config)
-        made = plan(wanted.config, root=wanted.runs, store=default_path())
-        shown.plan(made, wanted.folder, f"What the edit costs: {_summed(made)}.")
-        if all(stage.state == "done" for stage in made.stages):
-            return _nothing(f"{wanted.folder} is built already")
-        if approval and deployed() and not _approved(made, wanted, approve_within_h):
-            return Completed(name="LeftAsItIs", message="a person decided to leave it")
-        rest = {"until": "report", "fresh": None, "shards": 1, "audit_gate": audit_gate}
-        return carried_out(wanted, rest, planned=True)
-    except RlaifError as error:
-        if not deployed():
-            raise
-        return Failed(name=refused(error), message=str(error))
+    within_h = approve_within_h if approval and deployed() else None
+    return told(lambda: _rebuilt(dict(flow_run.parameters), constitution, within_h, audit_gate))
+
+
+def _rebuilt(
+    given: dict[str, Any], edited: str, approve_within_h: int | None, audit_gate: bool
+) -> Any:
+    own = asked(given | {"constitution": ""})
+    if edited and own.config.constitution.resolve() != _path(edited):
+        return _nothing(f"{own.config.name} follows {own.config.constitution.name}")
+    wanted = _renamed(own)
+    check(wanted.config)
+    made = plan(wanted.config, root=wanted.runs, store=default_path())
+    shown.plan(made, wanted.folder, f"What the edit costs: {_summed(made)}.")
+    if all(stage.state == "done" for stage in made.stages):
+        return _nothing(f"{wanted.folder} is built already")
+    if approve_within_h is not None and not _approved(made, wanted, approve_within_h):
+        return Completed(name="LeftAsItIs", message="a person decided to leave it")
+    rest = {"until": "report", "fresh": None, "shards": 1, "audit_gate": audit_gate}
+    return carried_out(wanted, rest, planned=True)
 
 
 def _path(constitution: str) -> Path:

@@ -20,6 +20,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
+from prefect.states import Failed
 
 from flows import shown
 from flows.progress import progress
@@ -161,8 +162,18 @@ def _alive() -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def refused(error: RlaifError) -> str:
-    """What state a run ends in that could not go on; the message says what to do."""
+def told(work: Callable[[], Any]) -> Any:
+    """What `work` returns; under a worker, the state to end in where it could not go on."""
+    try:
+        return work()
+    except RlaifError as error:
+        if not deployed():
+            raise
+        return Failed(name=_refused(error), message=str(error))
+
+
+def _refused(error: RlaifError) -> str:
+    """The name of the state; its message says what to do."""
     if isinstance(error, EngineError):
         return "EngineFailed"
     return {"ConfigError": "Refused", "DocumentError": "Refused", "DataError": "BadData"}.get(
