@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import time
 import urllib.request
 import uuid
@@ -10,21 +12,23 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.error import HTTPError
 
+TAG = "rlaif"
+"""Of all deployments in prefect.yaml, whatever their work pools, and so of their flow runs."""
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class Api:
-    """Prefect's REST API at a URL. Every method raises OSError where it does not answer."""
+    """Prefect's REST API at a URL. Every method raises OSError where it does not answer, and
+    HTTPError, which is one, where it refuses."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"} | _authorization()
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         """One request; what came back, as plain values."""
         data = None if body is None else json.dumps(body, default=str).encode()
-        request = urllib.request.Request(
-            f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method
-        )
+        request = urllib.request.Request(f"{self.url}{path}", data, self._headers, method=method)
         for pause in (*_PAUSES_S, None):
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
@@ -43,13 +47,11 @@ class Api:
                 "resource": {"prefect.resource.id": resource}, "payload": payload}  # fmt: skip
         self("POST", "/events", [told])
 
-    def runs(self, pool: str, *states: str) -> list[dict[str, Any]]:
-        """The flow runs of a work pool in these states, the newest first."""
-        return self("POST", "/flow_runs/filter", {
-            "flow_runs": {"state": {"type": {"any_": list(states)}}},
-            "work_pools": {"name": {"any_": [pool]}},
-            "sort": "EXPECTED_START_TIME_DESC",
-        })  # fmt: skip
+    def runs(self, *states: str) -> list[dict[str, Any]]:
+        """The flow runs of our deployments in these states, the newest first."""
+        ours = {"tags": {"all_": [TAG]}, "state": {"type": {"any_": list(states)}}}
+        asked = {"flow_runs": ours, "sort": "EXPECTED_START_TIME_DESC"}
+        return self("POST", "/flow_runs/filter", asked)
 
     def states(self, flow_run: str) -> list[dict[str, Any]]:
         """Every state that a flow run has been in."""
@@ -60,3 +62,12 @@ class Api:
         state = {"type": type, "name": name, "message": message, "state_details": details}
         body = {"state": state, "force": type != "SCHEDULED"}
         self("POST", f"/flow_runs/{flow_run}/set_state", body)
+
+
+def _authorization() -> dict[str, str]:
+    """As Prefect's own client has it: a server's one password, or a key."""
+    if told := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return {"Authorization": f"Basic {base64.b64encode(told.encode()).decode()}"}
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return {"Authorization": f"Bearer {key}"}
+    return {}

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -16,16 +17,19 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoo
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.api import Api
-from flows.steps import ACCELERATOR
-from flows.watch import POOL
+from flows.api import TAG, Api
+from flows.steps import accelerator
 from rlaif.errors import ConfigError
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
+POOL = "rlaif"
 
 
 def main() -> int:
     """Apply all of it; what is there already is brought up to date."""
+    if "PREFECT_API_URL" not in os.environ:  # Prefect would start a server of its own for it
+        remedy = "export PREFECT_API_URL=http://SERVER:4200/api"
+        raise ConfigError("PREFECT_API_URL is not set: apply it where?", remedy=remedy)
     with get_client(sync_client=True) as client:
         _pool(client)
         _limit(client)
@@ -36,7 +40,7 @@ def main() -> int:
     done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"{done.stdout}\n{done.stderr}", where="prefect.yaml", remedy="mend it")
-    _closed(Api(str(client.api_url)))
+    _finished(Api(str(client.api_url)))
     return 0
 
 
@@ -48,19 +52,24 @@ def _pool(client: SyncPrefectClient) -> None:
 
 
 def _limit(client: SyncPrefectClient) -> None:
+    name = accelerator()
     try:
-        client.read_global_concurrency_limit_by_name(ACCELERATOR)
+        client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
-        client.create_global_concurrency_limit(
-            GlobalConcurrencyLimitCreate(name=ACCELERATOR, limit=1)
-        )
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
 
 
-def _closed(api: Api) -> None:
-    """Let no parameter pass that a flow does not have: Prefect's own schema is open."""
-    for found in api("POST", "/deployments/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
-        schema = found["parameter_openapi_schema"] | {"additionalProperties": False}
-        api("PATCH", f"/deployments/{found['id']}", {"parameter_openapi_schema": schema})
+def _finished(api: Api) -> None:
+    """What prefect.yaml cannot say: let no parameter pass that a flow does not have (Prefect's own
+    schema is open), and where `make server --runs` has them, the runs."""
+    ours = {"deployments": {"tags": {"all_": [TAG]}}}
+    for found in api("POST", "/deployments/filter", ours):
+        schema: dict[str, Any] = found["parameter_openapi_schema"] | {"additionalProperties": False}
+        given = found["parameters"]
+        if (runs := os.environ.get("RLAIF_RUNS")) and "runs" in schema["properties"]:
+            given = {"runs": runs} | given
+        told = {"parameter_openapi_schema": schema, "parameters": given}
+        api("PATCH", f"/deployments/{found['id']}", told)
 
 
 def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:

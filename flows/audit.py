@@ -22,8 +22,8 @@ from rlaif.audit import where
 from rlaif.audit.current import latest
 from rlaif.audit.importing import READ, import_file
 from rlaif.audit.ledger import Ledger
+from rlaif.audit.told import sampled
 from rlaif.errors import RunError
-from rlaif.pipeline import Pipeline
 
 log = logging.getLogger("rlaif.flows")
 
@@ -66,9 +66,8 @@ def bring(
 
 
 def _sample(folder: Path) -> Any:
-    wanted = asked({"config_file": str(folder), "runs": str(folder.parent)})
-    with Pipeline.open(wanted.config, root=wanted.runs) as run:
-        drawn = run.sampled(folder / "preferences")
+    config = asked({"config_file": str(folder), "runs": str(folder.parent)}).config
+    drawn = sampled(folder, config.audit, config.seed)  # also while the run trains
     shown.event("rlaif.audit.requested", folder)
     message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({said(state(folder))})"
     return Completed(name="Drawn", message=message)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows import shown
 from flows.steps import Steps
 from flows.watch import AWAITING
+from rlaif.audit.told import remedy
 from rlaif.errors import RunError
 from rlaif.pipeline import Pipeline
 from rlaif.runs import stage_record
@@ -33,38 +34,41 @@ class Awaiting(Exception):
     """People have not decided yet."""
 
 
-def audited(run: Pipeline, step: Steps, preferred: Path, *, gated: bool) -> Path:
+def audited(run: Pipeline, step: Steps, preferred: Path, *, gated: bool, shards: int = 1) -> Path:
     """The labels that training may read: as people left them, if they have audited any.
 
     Raises:
         Awaiting: the run is `gated`, by the flow's parameter or by its config, and nobody has
             decided yet; the sample is drawn, and the request for reviews is sent.
-        RunError: the labels have failed.
+        RunError: the audit has ended, and not with a PASS.
     """
     config = run.config
     if gated or config.audit.gate:
-        _gate(run.run.folder, step(run.sampled, preferred), stage_record(preferred)["digest"])
+        sample = step(run.sampled, preferred)
+        found, folder = state(run.run.folder), run.run.folder
+        if found.passed:
+            log.info("the audit gate is open: %s", said(found))
+            (folder / AWAITING).unlink(missing_ok=True)
+        else:
+            run.run.record()  # what waits is this config, though all its stages were there before
+            asked = {"labels": stage_record(preferred)["digest"], "sample": str(sample)}
+            _wait(folder, found, asked | {"until": step.until, "shards": shards})
     return step(run.audit, preferred) if config.preferences.overlay else preferred
 
 
-def _gate(folder: Path, sample: Path, labels: str) -> None:
-    found = state(folder)
-    if found.passed:
-        log.info("the audit gate is open: %s", said(found))
-        (folder / AWAITING).unlink(missing_ok=True)
-        return
-    if found.state == "fail":
-        raise RunError(
-            f"the labels have failed their audit: {said(found)}",
-            where=str(folder),
-            remedy="mend the principles that reviewers disagree with and build again; or a lead "
-            f"lets it pass: rlaif audit status {folder} --override NAME --reason TEXT",
+def _wait(folder: Path, found: GateState, asked: dict[str, Any]) -> None:
+    _ask(folder, asked)
+    if found.state == "open":
+        raise Awaiting(
+            f"The labels wait for people ({said(found)}). To review them: "
+            f"rlaif audit serve {folder}\nTraining begins by itself when the gate has passed (the "
+            f"watch process of `make server` sees to it); elsewhere: rlaif run {folder} "
+            "--audit-gate"
         )
-    _ask(folder, sample, labels)
-    raise Awaiting(
-        f"The labels wait for people ({said(found)}). To review them: rlaif audit serve {folder}\n"
-        "Training begins by itself when the gate has passed (the watch process of `make server` "
-        "sees to it); elsewhere, give the same command again."
+    raise RunError(
+        f"training waits for the audit: {said(found)}",
+        where=str(folder),
+        remedy=remedy(folder, found),
     )
 
 
@@ -82,12 +86,11 @@ def said(found: GateState) -> str:
     return f"{found.state}: {sentence(found)}"
 
 
-def _ask(folder: Path, sample: Path, labels: str) -> None:
+def _ask(folder: Path, asked: dict[str, Any]) -> None:
     note = folder / AWAITING
-    asked = json.dumps({"labels": labels, "sample": str(sample)})
-    if note.is_file() and note.read_text("utf-8") == asked:
-        return  # the same labels: they were asked for already
+    before = json.loads(note.read_text("utf-8")) if note.is_file() else {}
     draft = note.with_suffix(".tmp")
-    draft.write_text(asked, "utf-8")
+    draft.write_text(json.dumps(asked), "utf-8")
     draft.replace(note)
-    shown.event("rlaif.audit.requested", folder, labels=labels)
+    if before.get("labels") != asked["labels"]:  # else they were asked for already
+        shown.event("rlaif.audit.requested", folder, labels=asked["labels"])

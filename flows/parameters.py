@@ -49,6 +49,7 @@ PolicyKind = Annotated[str, Field(json_schema_extra={"enum": ["", *KINDS]})]
 Count = Annotated[int, Field(ge=1)]
 Rounds = Annotated[int, Field(ge=0, le=64)]
 Principles = Annotated[int, Field(ge=0, le=1024)]
+Hours = Annotated[int, Field(ge=1, le=8760)]
 Shards = Annotated[int, Field(ge=1, le=200)]
 Stage = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
 Change = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+)*=", examples=["policy.beta=0.05"])]
@@ -73,6 +74,8 @@ class Asked:
 
     config: RunConfig
     runs: Path
+    as_it_stood: bool = False
+    """The run was named by its folder: what is finished there is not asked for anew."""
 
     @property
     def folder(self) -> Path:
@@ -95,10 +98,10 @@ def asked(parameters: Mapping[str, Any]) -> Asked:
         ConfigError: it cannot be used; every problem with its place and its remedy.
     """
     path, runs = Path(parameters["config_file"]).expanduser(), Path(parameters["runs"])
-    if path.is_dir():
+    if a_run := path.is_dir():
         runs, path = path.absolute().parent, _snapshot(path)
     changes = [*_changes(parameters), *(parameters.get("changes") or ())]
-    return Asked(load(path, changes), runs)
+    return Asked(load(path, changes), runs, as_it_stood=a_run)
 
 
 def _snapshot(run: Path) -> Path:

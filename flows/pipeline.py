@@ -33,7 +33,7 @@ from flows.parameters import (
     asked,
 )
 from flows.shards import warm
-from flows.steps import Reached, Steps, deployed, opened, told
+from flows.steps import Reached, Steps, begun, deployed, opened, told
 from rlaif.completions import default_path
 from rlaif.errors import RlaifError
 from rlaif.pipeline import Pipeline, check
@@ -48,7 +48,7 @@ def build(run: Pipeline, step: Steps, *, audit_gate: bool = False, shards: int =
     finetuned = step(run.finetune, critiqued)
     warm(run, "preferences", shards, prompts, finetuned)
     preferred = step(run.preferences, prompts, finetuned)
-    labels = audited(run, step, preferred, gated=audit_gate)
+    labels = audited(run, step, preferred, gated=audit_gate, shards=shards)
     rewarded = step(run.reward, labels, finetuned) if run.config.reward.enabled else None
     policy = step(run.policy, labels, finetuned, prompts, rewarded)
     step(run.evaluation, prompts, critiqued, finetuned, preferred, policy)
@@ -125,7 +125,8 @@ def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) 
         shown.plan(made, wanted.folder)
 
     def open_run() -> Any:
-        return Pipeline.open(wanted.config, root=wanted.runs, fresh=given["fresh"] or ())
+        how = {"fresh": given["fresh"] or (), "since": begun(), "as_it_stood": wanted.as_it_stood}
+        return Pipeline.open(wanted.config, root=wanted.runs, **how)
 
     with opened(open_run) as run:
         try:

@@ -24,7 +24,7 @@ from prefect.states import Completed
 from pydantic import ConfigDict, Field
 
 from flows import shown
-from flows.parameters import DEMO, Asked, Change, ConfigFile, Law, asked
+from flows.parameters import DEMO, Asked, Change, ConfigFile, Hours, Law, asked
 from flows.pipeline import carried_out
 from flows.steps import deployed, told
 from rlaif.completions import default_path
@@ -59,7 +59,7 @@ def rebuild(
     config_file: ConfigFile = DEMO,
     constitution: Law = "",
     approval: bool = True,
-    approve_within_h: int = 168,
+    approve_within_h: Hours = 168,
     audit_gate: bool = False,
     changes: list[Change] | None = None,
     runs: str = "runs",

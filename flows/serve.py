@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from flows.server import NOTE, OURS, Server, taken
+from flows.server import NOTE, OURS, Server, loopback_is_direct, taken
 from rlaif.engine.child import Child
 from rlaif.errors import ConfigError, EngineError, RlaifError
 
@@ -83,17 +83,19 @@ def main(port: int, home: Path, runs: Path, laws: tuple[str, ...]) -> None:
                 where="127.0.0.1",
                 remedy=f"stop what listens there, or: make server ARGS='--port {port + 100}'",
             )
-        os.environ.update(OURS | _SETTINGS | dict(os.environ) | _own(home, port))
+        loopback_is_direct()
+        os.environ.update(OURS | _SETTINGS | dict(os.environ) | _own(home, port, runs))
         with _stopped() as stop, _pages(runs, port + 1):
             _serve(port, home, runs, laws, stop)
 
 
-def _own(home: Path, port: int) -> dict[str, str]:
+def _own(home: Path, port: int, runs: Path) -> dict[str, str]:
     return {
         "PREFECT_HOME": str(home),
         "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "RLAIF_PAGES": f"http://127.0.0.1:{port + 1}",
+        "RLAIF_RUNS": str(runs),
     }
 
 

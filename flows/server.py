@@ -41,6 +41,14 @@ NOTE = Path("runs/.prefect/url")
 """Where `make server` says that it is up."""
 
 
+def loopback_is_direct() -> None:
+    """Ask a proxy for nothing on this machine: neither we, nor Prefect, nor our children."""
+    for name in ("no_proxy", "NO_PROXY"):
+        known = os.environ.get(name, "")
+        ours = [host for host in ("127.0.0.1", "localhost") if host not in known.split(",")]
+        os.environ[name] = ",".join([*filter(None, [known]), *ours])
+
+
 def prefect_home() -> Path:
     """Where Prefect keeps its data."""
     return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()

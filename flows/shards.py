@@ -17,8 +17,10 @@ from typing import Any
 from prefect import task, unmapped
 from prefect.cache_policies import NO_CACHE
 
+from flows import shown
+from flows.steps import DELAYS_S, RETRIES, deployed, may_pass
 from rlaif.config import RunConfig
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, EngineError
 from rlaif.pipeline import Pipeline
 
 
@@ -40,7 +42,14 @@ def warm(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -
             "shards to 1",
         )
     run.models.make_room()
-    as_task = task(name=f"{stage} shard", cache_policy=NO_CACHE, persist_result=False)(_shard)
+    as_task = task(
+        name=f"{stage} shard",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=RETRIES if deployed() else 0,
+        retry_delay_seconds=list(DELAYS_S),
+        retry_condition_fn=may_pass,
+    )(_shard)
     asked = {  # paths and names only: a store and its models are opened where the shard runs
         "shards": shards,
         "stage": stage,
@@ -48,6 +57,7 @@ def warm(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -
         "store": run.store,
         "prompts": str(prompts),
         "inputs": [str(path) for path in inputs],
+        "logs": str(run.run.folder.resolve() / "logs"),
     }
     as_task.map(range(shards), unmapped(asked)).result()
 
@@ -55,14 +65,23 @@ def warm(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -
 def _shard(number: int, asked: dict[str, Any]) -> None:
     """The calls of one part of the prompts, into the store."""
     config, stage = RunConfig.model_validate(asked["config"]), asked["stage"]
-    section = getattr(config, stage)
+    section, logs = getattr(config, stage), Path(asked["logs"]) / f"shard-{number}"
     with tempfile.TemporaryDirectory(prefix="rlaif-shard-") as folder:
         scratch = Path(folder)
         part = _part(Path(asked["prompts"]), scratch, section.limit, number, asked["shards"])
-        own = {"name": f"shard-{number}", stage: section.model_copy(update={"limit": None})}
+        engine = config.engine.model_copy(update={"logs": config.engine.logs or logs})
+        own = {
+            "name": f"shard-{number}",
+            "engine": engine,
+            stage: section.model_copy(update={"limit": None}),
+        }
         told = config.model_copy(update=own)
         with Pipeline.open(told, root=scratch, store=asked["store"]) as run:
-            getattr(run, stage)(part, *map(Path, asked["inputs"]))
+            try:
+                getattr(run, stage)(part, *map(Path, asked["inputs"]))
+            except EngineError:
+                shown.end_of_log(logs / "vllm.log")
+                raise
 
 
 def _part(prompts: Path, scratch: Path, limit: int | None, number: int, shards: int) -> Path:

@@ -12,29 +12,32 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from flows import shown
 from flows.progress import progress
 from flows.server import prefect_home
-from rlaif.errors import EngineError, RlaifError, RunError, TrainingFailed
+from rlaif.errors import ConfigError, EngineError, RlaifError, RunError, StoreError, TrainingFailed
 from rlaif.pipeline import Pipeline
 
 log = logging.getLogger("rlaif.flows")
 
 RETRIES, DELAYS_S = 3, (5, 30, 120)
-ACCELERATOR = "rlaif-accelerator"
-"""The global concurrency limit that guards GPU and engine; RLAIF_ACCELERATOR names another."""
 _LEASE_S = 60  # how long a dead run holds the accelerator
 _LOCK_S, _POLL_S = 600.0, 2.0
+_TURN_S = 5.0  # of waiting for the accelerator, until one is told so
 
 
 class Reached(Exception):
@@ -64,7 +67,7 @@ class Steps:
             persist_result=False,
             retries=RETRIES if deployed() else 0,
             retry_delay_seconds=list(DELAYS_S),
-            retry_condition_fn=_may_pass,
+            retry_condition_fn=may_pass,
         )
         done = as_task(self._carry_out)(stage, inputs)
         if name == self.until:
@@ -85,11 +88,12 @@ class Steps:
         return done
 
 
-def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
-    """Whether to try again: engines and trainings die of what may pass, mistakes do not."""
+def may_pass(task: Any, task_run: Any, state: Any) -> bool:
+    """Whether to try again: engines, trainings and databases die of what may pass, mistakes do
+    not."""
     try:
         state.result()
-    except (EngineError, TrainingFailed):
+    except (EngineError, StoreError, TrainingFailed):
         return True
     except Exception:
         return False
@@ -101,25 +105,26 @@ def deployed() -> bool:
     return "PREFECT__FLOW_RUN_ID" in os.environ
 
 
+def begun() -> datetime | None:
+    """When the first attempt of this flow run began; None in the first one."""
+    context = FlowRunContext.get()
+    return context.flow_run.start_time if context and context.flow_run else None
+
+
 if deployed():
     logging.getLogger("rlaif").setLevel(logging.INFO)  # what `rlaif -v` shows in a terminal
 
 
 @contextmanager
 def opened(open_run: Callable[[], Any]) -> Iterator[Pipeline]:
-    """An open pipeline, with the accelerator if it is shared.
+    """An open pipeline, and the accelerator.
 
     A later attempt of a run waits for an earlier one that is not dead yet.
 
     Raises:
         RunError: somebody else works in the run's folder.
     """
-    shared = concurrency(
-        os.environ.get("RLAIF_ACCELERATOR", ACCELERATOR),
-        lease_duration=_LEASE_S,
-        raise_on_lease_renewal_failure=False,
-    )
-    with _alive(), shared if deployed() else nullcontext(), _frozen(), ExitStack() as stack:
+    with _alive(), _accelerator(), _frozen(), ExitStack() as stack:
         end = time.monotonic() + (_LOCK_S if (flow_run.run_count or 1) > 1 else 0)
         while True:
             try:
@@ -131,6 +136,47 @@ def opened(open_run: Callable[[], Any]) -> Iterator[Pipeline]:
                 log.info("waits for an earlier attempt: %s", error.what)
                 time.sleep(_POLL_S)
         yield run
+
+
+def accelerator() -> str:
+    """The global concurrency limit that guards GPU and engine; "" where nothing is to be held."""
+    return os.environ.get("RLAIF_ACCELERATOR", "rlaif-accelerator")
+
+
+@contextmanager
+def _accelerator() -> Iterator[None]:
+    """Held while we work, so that two runs never train on one GPU.
+
+    Raises:
+        ConfigError: there is no such limit.
+    """
+    if not accelerator():
+        yield
+        return
+    slot = _slot()
+    try:
+        yield
+    finally:
+        slot.__exit__(None, None, None)
+
+
+def _slot() -> AbstractContextManager[None]:
+    """An entered slot of the accelerator. It is waited for in turns, which say that we wait, and in
+    short ones in a terminal: Prefect's own waiting outlasts Ctrl-C."""
+    how = {"lease_duration": _LEASE_S, "raise_on_lease_renewal_failure": False}
+    for turn in count():
+        long = _LEASE_S if deployed() and turn else _TURN_S
+        slot = concurrency(accelerator(), timeout_seconds=long, strict=deployed(), **how)
+        try:
+            slot.__enter__()
+            return slot
+        except TimeoutError:
+            if not turn:
+                log.warning("waits for %s, which another run has", accelerator())
+        except ConcurrencySlotAcquisitionError as error:
+            remedy = f"python -m flows.apply, or: prefect gcl create {accelerator()} --limit 1"
+            raise ConfigError(str(error), where="RLAIF_ACCELERATOR", remedy=remedy) from error
+    raise AssertionError
 
 
 @contextmanager

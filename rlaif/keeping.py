@@ -12,6 +12,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from rlaif.constitution import load
 from rlaif.errors import RlaifError, RunError
 from rlaif.report import figures_of
-from rlaif.runs import STAGES
+from rlaif.runs import STAGES, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ def remove(runs: Iterable[Kept]) -> None:
     """
     runs = list(runs)
     going = {run.name for run in runs}
+    gone = {run.folder: run.folder.with_name(f".{run.name}.gone") for run in runs}
     for run in runs:
         if staying := [name for name in run.needed_by if name not in going]:
             raise RunError(
@@ -126,13 +128,14 @@ def remove(runs: Iterable[Kept]) -> None:
                 where=str(run.folder),
                 remedy=f"remove it as well: rlaif runs rm {run.name} {' '.join(staying)}",
             )
-        if _held(run.folder):
-            remedy = "wait for it, or stop it"
-            raise RunError("a process works in this run", where=str(run.folder), remedy=remedy)
-    for run in runs:
-        gone = run.folder.with_name(f".{run.name}.gone")  # whole, or not there
-        run.folder.replace(gone)
-        shutil.rmtree(gone)
+    with ExitStack() as stack:
+        for folder in gone:
+            stack.enter_context(locked(folder))
+        for folder, left in gone.items():  # each is whole, or not there
+            shutil.rmtree(left, ignore_errors=True)  # of a removal that was interrupted
+            folder.replace(left)
+    for left in gone.values():
+        shutil.rmtree(left)
 
 
 # --- one run --------------------------------------------------------------------------------------
@@ -199,8 +202,9 @@ def _bytes(folder: Path) -> int:
 
 def _needed_by(folder: Path, root: Path) -> Iterator[str]:
     inside = folder.resolve()
-    for other in kept_in(root):
-        if other.resolve() == inside:
+    others = {other.resolve(): other for place in (folder.parent, root) for other in kept_in(place)}
+    for resolved, other in sorted(others.items()):
+        if resolved == inside:
             continue
         try:
             named = [value for _, value in _flat(_config(other)) if isinstance(value, str)]

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,16 +66,35 @@ Work = Callable[[Path], Mapping[str, Any]]
 class Run:
     """An open run; only one process has it at a time. `Run.open` makes one."""
 
-    def __init__(self, folder: Path, config: RunConfig, fresh: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        fresh: Iterable[str] = (),
+        *,
+        since: datetime | None = None,
+        as_it_stood: bool = False,
+    ) -> None:
         self.folder, self.config, self.fresh = folder, config, set(fresh)
+        self._since, self._as_it_stood = since, as_it_stood
         self._made_anew = False  # later stages may then differ from what they were made from
 
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, config: RunConfig, *, root: Path = Path("runs"), fresh: Iterable[str] = ()
+        cls,
+        config: RunConfig,
+        *,
+        root: Path = Path("runs"),
+        fresh: Iterable[str] = (),
+        since: datetime | None = None,
+        as_it_stood: bool = False,
     ) -> Iterator[Run]:
         """The run `config.name` under `root`, made if it is new; `fresh` stages are done anew.
+
+        A stage that was finished after `since` is fresh: an earlier attempt at the same made it.
+        With `as_it_stood`, a finished stage is reused although a file of the user's from which it
+        was made (prompts, templates) is another by now.
 
         Raises:
             RunError: another process has it open, or `fresh` names no stage.
@@ -84,8 +104,8 @@ class Run:
             if name not in (*STAGES, *OPTIONAL):
                 raise RunError(f"no stage is called {name!r}", remedy=f"one of {', '.join(STAGES)}")
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            yield cls(folder, config, fresh)
+        with locked(folder):
+            yield cls(folder, config, fresh, since=since, as_it_stood=as_it_stood)
 
     def stage(self, name: str, section: Section | None, work: Work, **inputs: Path | str) -> Path:
         """The folder of a finished stage: the one that is there, or one made now by `work`.
@@ -98,12 +118,16 @@ class Run:
         done, partial = self.folder / name, self.folder / f".{name}.partial"
         made_from = self._made_from(section, inputs)
         if done.exists():
-            if base(name) not in self.fresh and stage_record(done)["made_from"] == made_from:
+            fresh = base(name) in self.fresh
+            if fresh and self._finished_since(done):
+                fresh, self._made_anew = False, True
+            differs = self._differs(done, section, made_from, inputs)
+            if not fresh and not differs:
                 log.info("%s: reused", name)
                 return done
-            self._refuse_unless_fresh(name, made_from)
+            self._refuse_unless_fresh(name, differs)
             shutil.rmtree(done)
-        self._record()
+        self.record()
         _begin(partial, made_from)
         log.info("%s: begins", name)
         with _full_disk_explained(self.folder):
@@ -119,31 +143,10 @@ class Run:
         self, name: str, section: Section | None, inputs: Mapping[str, Path | str]
     ) -> bool:
         """Whether a finished stage would be reused."""
-        return stage_record(self.folder / name)["made_from"] == self._made_from(section, inputs)
+        made_from = self._made_from(section, inputs)
+        return not self._differs(self.folder / name, section, made_from, inputs)
 
-    def _made_from(
-        self, section: Section | None, inputs: Mapping[str, Path | str]
-    ) -> dict[str, Any]:
-        chosen = section.model_dump(mode="json", exclude=NO_MATTER) if section else {}
-        digests = {
-            name: given if isinstance(given, str) else digest(given)
-            for name, given in sorted(inputs.items())
-        }
-        return {"seed": self.config.seed, "section": chosen, "inputs": digests}
-
-    def _refuse_unless_fresh(self, name: str, made_from: Mapping[str, Any]) -> None:
-        if base(name) in self.fresh or self._made_anew:
-            return
-        before = stage_record(self.folder / name)["made_from"]
-        changed = ", ".join(_differences(before, made_from))
-        raise RunError(
-            f"stage {name} is there already, made from something else: {changed}",
-            where=str(self.folder),
-            remedy=f"--fresh {name} makes it anew, and what follows from it; or give the run "
-            "another name",
-        )
-
-    def _record(self) -> None:
+    def record(self) -> None:
         """Write run.json: what was asked, with which code, where."""
         config = self.config.resolved()
         record = {"config": config, "rlaif": __version__, **_surroundings()}
@@ -151,6 +154,52 @@ class Run:
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         draft.replace(path)
+
+    def _made_from(
+        self, section: Section | None, inputs: Mapping[str, Path | str]
+    ) -> dict[str, Any]:
+        digests = {
+            name: given if isinstance(given, str) else digest(given)
+            for name, given in sorted(inputs.items())
+        }
+        return {"seed": self.config.seed, "section": _dumped(section), "inputs": digests}
+
+    def _differs(
+        self,
+        done: Path,
+        section: Section | None,
+        made_from: dict[str, Any],
+        inputs: Mapping[str, Path | str],
+    ) -> list[str]:
+        """Dotted names of what a finished stage was made from and is not so now."""
+        said = _dumped(section, exclude_defaults=True)
+        before = stage_record(done)["made_from"]
+        found = set(_differences(before, made_from, made_from | {"section": said}))
+        if self._as_it_stood and (moved := found & set(self._from_outside(inputs))):
+            log.warning("%s: taken as it stood; changed since: %s", done.name, ", ".join(moved))
+            found -= moved
+        return sorted(found)
+
+    def _from_outside(self, inputs: Mapping[str, Path | str]) -> Iterator[str]:
+        """Inputs that a person may edit at any time."""
+        for name, given in inputs.items():
+            ours = isinstance(given, Path) and self.folder.resolve() in given.resolve().parents
+            if name.startswith("prompts/") or (isinstance(given, Path) and not ours):
+                yield name
+
+    def _finished_since(self, done: Path) -> bool:
+        finished = datetime.fromisoformat(stage_record(done)["finished"])
+        return self._since is not None and finished >= self._since.replace(microsecond=0)
+
+    def _refuse_unless_fresh(self, name: str, differs: list[str]) -> None:
+        if base(name) in self.fresh or self._made_anew:
+            return
+        raise RunError(
+            f"stage {name} is there already, made from something else: {', '.join(differs)}",
+            where=str(self.folder),
+            remedy=f"--fresh {name} makes it anew, and what follows from it; or give the run "
+            "another name",
+        )
 
 
 def stage_record(folder: Path) -> dict[str, Any]:
@@ -234,17 +283,33 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _differences(before: Any, now: Any, at: str = "") -> Iterator[str]:
-    """Dotted names of what differs between two records."""
+def _dumped(section: Section | None, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    if section is None:
+        return {}
+    return section.model_dump(mode="json", exclude=NO_MATTER, exclude_defaults=exclude_defaults)
+
+
+def _differences(before: Any, now: Any, said: Any, at: str = "") -> Iterator[str]:
+    """Dotted names of what differs between two records.
+
+    `said` is `now` without the options that are as their defaults. Such a one that the earlier
+    record does not know came with a later version, and makes no difference.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f"{at}.{key}".lstrip("."))
+        said = said if isinstance(said, dict) else {}
+        for key in sorted(before.keys() | said.keys()):
+            parts = before.get(key), now.get(key), said.get(key)
+            yield from _differences(*parts, f"{at}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        inner = said if isinstance(said, list) else [None] * len(now)
+        for n, parts in enumerate(zip(before, now, inner, strict=True)):
+            yield from _differences(*parts, f"{at}.{n}")
     elif before != now:
         yield at.removeprefix("section.").removeprefix("inputs.")
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """The run's lock for this process; the system gives it back however the process ends."""
     with (folder / ".lock").open("a+") as file:
         try:

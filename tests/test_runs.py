@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,67 @@ def test_kill_9_leaves_no_half_stage_and_no_lock(tmp_path: Path) -> None:
     with Run.open(CONFIG, root=tmp_path) as run:
         assert not (run.folder / "critique").exists()
         assert (run.stage("critique", CritiqueConfig(), writes("a")) / "0.txt").exists()
+
+
+# --- attempts and versions ------------------------------------------------------------------------
+
+
+def forget(run: Run, stage: str, key: str) -> None:
+    """Let the stage have been made by a version that did not know this option."""
+    path = run.folder / stage / "stage.json"
+    record = json.loads(path.read_text())
+    del record["made_from"]["section"][key]
+    path.write_text(json.dumps(record))
+
+
+def test_an_option_of_a_later_version_makes_no_difference_as_it_is_by_default(
+    tmp_path: Path,
+) -> None:
+    seen: list[str] = []
+    with Run.open(CONFIG, root=tmp_path) as run:
+        run.stage("critique", CritiqueConfig(), writes("abc", seen), law="d1")
+        forget(run, "critique", "direct")
+    with Run.open(CONFIG, root=tmp_path) as run:
+        run.stage("critique", CritiqueConfig(), writes("abc", seen), law="d1")
+        assert seen == ["abc"]
+        assert run.is_made_from("critique", CritiqueConfig(), {"law": "d1"})
+        with pytest.raises(RunError, match="something else: direct"):
+            run.stage("critique", CritiqueConfig(direct=True), writes("abc"), law="d1")
+
+
+def test_a_later_attempt_makes_fresh_stages_once(tmp_path: Path) -> None:
+    def attempt(since: datetime | None) -> list[str]:
+        seen: list[str] = []
+        with Run.open(CONFIG, root=tmp_path, fresh=["critique"], since=since) as run:
+            first = run.stage("critique", None, writes(f"{since}", seen))
+            if len(seen) == 0 or since is None:
+                run.stage("finetune", None, writes("weights", seen), chains=first)
+        return seen
+
+    assert attempt(None) == ["None", "weights"]
+    began = datetime.now(UTC) + timedelta(seconds=2)
+    time.sleep(2.1)
+    with Run.open(CONFIG, root=tmp_path, fresh=["critique"], since=began) as run:
+        run.stage("critique", None, writes("anew"))  # and then it is killed
+    assert attempt(began) == ["weights"]  # made from the new chains, and not refused
+
+
+def test_as_it_stood_a_stage_is_no_older_for_an_edited_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = tmp_path / "mine.jsonl"
+    prompts.write_text("one")
+    given: dict[str, Path | str] = {"source 0": prompts, "prompts/draft.j2": "d1"}
+    with Run.open(CONFIG, root=tmp_path) as run:
+        run.stage("prompts", None, writes("abc"), **given)
+    prompts.write_text("two")
+    given["prompts/draft.j2"] = "d2"
+    with Run.open(CONFIG, root=tmp_path) as run, pytest.raises(RunError, match="source 0"):
+        run.stage("prompts", None, writes("abc"), **given)
+    with Run.open(CONFIG, root=tmp_path, as_it_stood=True) as run:
+        seen: list[str] = []
+        run.stage("prompts", None, writes("abc", seen), **given)
+        assert not seen
+        assert "source 0" in caplog.text
+        with pytest.raises(RunError, match="something else: judge"):
+            run.stage("prompts", None, writes("abc"), **given, judge="another")

@@ -110,7 +110,7 @@ def test_rm_refuses_what_a_process_works_in(rlaif: Callable[..., Result], root: 
     )  # fmt: skip
     with Run.open(config, root=root):
         assert json.loads(rlaif("show", "second", "--json").stdout)["state"] == "running"
-        assert "a process works in this run" in str(rlaif("rm", "second", "--yes").exception)
+        assert "another process" in str(rlaif("rm", "second", "--yes").exception)
     assert rlaif("rm", "second", "--yes").exit_code == 0
 
 
@@ -128,3 +128,28 @@ def test_a_wrong_name_lists_the_right_ones(rlaif: Callable[..., Result]) -> None
 def test_a_path_names_a_run_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     assert keeping.place(str(root / "first"), elsewhere) == root / "first"
+
+
+def test_rm_looks_where_the_run_is_for_those_that_need_it(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    asked = ["rm", "--runs", str(tmp_path / "here"), str(root / "first"), "--yes"]
+    refused = CliRunner().invoke(runs, asked)
+    assert "second depends on it" in str(refused.exception)
+    assert (root / "first").is_dir()
+
+
+def test_rm_after_one_that_was_interrupted(rlaif: Callable[..., Result], root: Path) -> None:
+    left = root / ".second.gone" / "policy"
+    left.mkdir(parents=True)
+    (left / "weights").write_text("half removed")
+    assert rlaif("rm", "second", "--yes").exit_code == 0
+    assert not left.parent.exists()
+    assert not (root / "second").exists()
+
+
+def test_a_damaged_run_hides_no_other(rlaif: Callable[..., Result], root: Path) -> None:
+    (root / "first" / "run.json").write_text("{")
+    listed = rlaif("list")
+    assert listed.exit_code == 0
+    assert "run.json cannot be read" in listed.stderr
+    assert "second" in listed.stdout

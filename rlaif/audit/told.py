@@ -34,7 +34,7 @@ def require(run: Path) -> GateState:
     if state.passed:
         return state
     raise RunError(f"training waits for the audit: {sentence(state)}", where=str(run),
-                   remedy=_remedy(run, state))  # fmt: skip
+                   remedy=remedy(run, state))  # fmt: skip
 
 
 def sentence(state: GateState) -> str:
@@ -90,7 +90,8 @@ def told(run: Path) -> dict[str, Any] | None:
     return asdict(state) | {"sentence": sentence(state)}
 
 
-def _remedy(run: Path, state: GateState) -> str:
+def remedy(run: Path, state: GateState) -> str:
+    """The next thing to do, where the gate has not passed."""
     if state.held and not state.doubted:
         return f"rlaif audit serve {run}, judge on until each principle has its items"
     if state.state == "open":

@@ -30,7 +30,8 @@ def run(
     audit_gate: bool,
     as_json: bool,
 ) -> None:
-    """Rebuild a model under a constitution, as CONFIG says, and write a report.
+    """Rebuild a model under a constitution, as CONFIG says, and write a report. The folder of a run
+    that began goes on with its config and its constitution as they stood.
 
     Interrupted at any point, the same command goes on from there. A finished call is never paid
     twice; a finished stage is reused.
@@ -54,15 +55,16 @@ def rebuild(
     Raises:
         Waiting: the labels are to be audited first.
     """
-    from rlaif.config import load
     from rlaif.pipeline import check
 
+    given = {"config_file": str(config), "changes": list(changes), "runs": str(runs)}
     with _stopped_by_hand(), served() as ready:  # it starts while we read and import
-        check(load(config, changes))
+        from flows.parameters import asked
+
+        check(asked(given).config)
         flow = pipeline()
         ready()
-        asked: dict[str, Any] = {"changes": list(changes), "fresh": list(fresh), "runs": str(runs)}
-        ended = flow(config_file=str(config), audit_gate=audit_gate, return_state=True, **asked)
+        ended = flow(fresh=list(fresh), audit_gate=audit_gate, return_state=True, **given)
         if ended.name == "AwaitingAudit":
             raise Waiting(ended.message)
         return ended.result()
@@ -102,20 +104,27 @@ def _stopped_by_hand() -> Iterator[None]:
 def served() -> Iterator[Callable[[], None]]:
     """Prefect's API: the one that is up, or a server of ours; the function waits for it."""
     _find_flows()
-    from flows.server import Server, deliver, found
+    from flows.server import Server, deliver, found, healthy, loopback_is_direct
+    from rlaif.errors import ConfigError
 
+    loopback_is_direct()
     if url := found():
+        if not healthy(url):
+            remedy = "start it, or unset PREFECT_API_URL: a server is then started for this run"
+            raise ConfigError("Prefect's server does not answer", where=url, remedy=remedy)
         os.environ["PREFECT_API_URL"] = url
         yield lambda: None
         return
     server = Server(quick=True)
-    os.environ["PREFECT_API_URL"] = server.url
+    own = {"PREFECT_API_URL": server.url, "RLAIF_ACCELERATOR": ""}  # nobody else asks this server
+    os.environ.update(own)
     try:
         yield lambda: _wait_for(server)
     finally:
         deliver()
         server.stop()
-        del os.environ["PREFECT_API_URL"]
+        for name in own:
+            del os.environ[name]
 
 
 def _wait_for(server: Any) -> None:
@@ -152,4 +161,6 @@ def _leave_the_console_to_us() -> None:
         for handler in list(logger.handlers):
             if isinstance(handler, logging.StreamHandler):
                 logger.removeHandler(handler)
+        if not logger.propagate or name == "prefect":
+            logger.addHandler(logging.NullHandler())  # with no handler, Python shows it itself
     logging.getLogger("prefect").propagate = False

@@ -32,9 +32,15 @@ def runs() -> None:
 @_JSON
 def list_(root: Path, as_json: bool) -> None:
     """All runs, with state, size and what the policy came to."""
+    from rlaif.errors import RlaifError
     from rlaif.keeping import kept, kept_in
 
-    found = [kept(folder, root) for folder in kept_in(root)]
+    found = []
+    for folder in kept_in(root):
+        try:
+            found.append(kept(folder, root))
+        except RlaifError as error:  # the others are no less there
+            click.echo(str(error), err=True)
     if as_json:
         click.echo(json.dumps([run.json() for run in found], indent=1))
         return

@@ -23,7 +23,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 @pytest.fixture(scope="session")
 def waiting(up: Box) -> str:
     """A flow run that has made labels and waits for people."""
-    id = up.trigger("rlaif/pipeline", audit_gate=True)
+    id = up.trigger("rlaif/feedback")
+    assert up.ended(id)["state_name"] == "Completed", up.flow_run(id)["state"]["message"]
+    # Everything up to the gate is there, and what waits is another config all the same.
+    id = up.trigger("rlaif/pipeline", audit_gate=True, changes=["policy.beta=0.07"])
     assert up.ended(id)["state_name"] == "AwaitingAudit", up.flow_run(id)["state"]["message"]
     return id
 
@@ -37,7 +40,7 @@ def trained(up: Box, waiting: str) -> dict[str, Any]:
     up.start()
 
     def going_on() -> list[dict[str, Any]]:
-        found = up.api.runs("rlaif", "SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED")
+        found = up.api.runs("SCHEDULED", "PENDING", "RUNNING", "COMPLETED", "FAILED")
         return [r for r in found if r["parameters"].get("config_file") == str(run)]
 
     (by_itself,) = until(going_on)

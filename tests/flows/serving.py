@@ -138,7 +138,7 @@ class Box:
     ) -> str:
         """Start a deployment as the UI does; the id of the flow run."""
         if "run" not in parameters:
-            parameters = {"config_file": str(self.config), "runs": str(self.runs)} | parameters
+            parameters = {"config_file": str(self.config)} | parameters
         body: dict[str, Any] = {"parameters": parameters}
         if env:
             body["job_variables"] = {"env": env}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from rlaif.runs import STAGES
+from rlaif.runs import STAGES, stage_record
 from tests.flows.serving import ROOT, Box, until
 
 pytestmark = pytest.mark.timeout(1500)
@@ -34,7 +35,7 @@ def test_the_form_has_a_description_a_type_and_limits_for_each_field(up: Box, na
     assert found["enforce_parameter_schema"]
     assert found["description"]
     assert "rlaif" in found["tags"]
-    assert found["parameters"] == {"until": PARTS[name]}
+    assert found["parameters"] == {"until": PARTS[name], "runs": str(up.runs)}
     fields = found["parameter_openapi_schema"]["properties"]
     assert all(field["description"] for field in fields.values())
     assert all("type" in field or "anyOf" in field for field in fields.values())
@@ -107,6 +108,26 @@ def test_a_run_stops_at_the_gate_and_shows_what_it_did(up: Box, waiting: str) ->
     until(lambda: "critique: begins" in up.logs(waiting))
 
 
+def test_a_terminal_waits_for_the_accelerator_and_says_so(up: Box, waiting: str) -> None:
+    """Another run trains: who starts one beside it is told so, and Ctrl-C ends the waiting."""
+    assert waiting
+    held = {"names": ["rlaif-accelerator"], "slots": 1, "lease_duration": 600}
+    lease = up.api("POST", "/v2/concurrency_limits/increment-with-lease", held)
+    command = [sys.executable, "-m", "rlaif", "run", str(up.config), "--runs", str(up.runs)]
+    with (up.folder / "waits.log").open("wb") as log:
+        run = subprocess.Popen(command, env=up.environment, cwd=ROOT, stderr=log, stdout=log)
+    try:
+        until(lambda: b"waits for rlaif-accelerator" in (up.folder / "waits.log").read_bytes())
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+        assert b"failed to process" not in (up.folder / "waits.log").read_bytes()  # Prefect's own
+    finally:
+        run.kill()
+        run.wait()
+        given = {"lease_id": lease["lease_id"]}
+        up.api("POST", "/v2/concurrency_limits/decrement-with-lease", given)
+
+
 def test_an_edit_starts_a_rebuild_which_waits_for_a_person(up: Box, waiting: str) -> None:
     law = up.law.read_text("utf-8")
     up.law.write_text(law.replace("Pick the response", "Choose the response", 1), "utf-8")
@@ -154,7 +175,7 @@ def test_verdicts_given_elsewhere_come_in_once(up: Box, waiting: str) -> None:
 
 
 def _named(up: Box, type: str, name: str) -> dict[str, Any] | None:
-    return next((r for r in up.api.runs("rlaif", type) if r["state_name"] == name), None)
+    return next((r for r in up.api.runs(type) if r["state_name"] == name), None)
 
 
 def _resumed(up: Box, id: str, answer: dict[str, str]) -> dict[str, Any]:
@@ -170,6 +191,8 @@ def test_training_goes_on_by_itself_after_a_restart_of_everything(
     assert trained["state_name"] == "Completed", trained["state"]["message"]
     assert (run / "report" / "index.html").is_file()
     assert not (run / "awaiting.json").exists()
+    assert stage_record(run / "policy")["made_from"]["section"]["beta"] == 0.07  # what waited
+    assert trained["parameters"]["shards"] == 1
     until(lambda: "a rehearsal: nothing is released" in up.logs(trained["id"]))
     assert up.artifacts("evaluation-small")
     link = f"http://127.0.0.1:{up.port + 1}/small/report/index.html"

@@ -13,7 +13,6 @@ from flows import shards
 from flows.parameters import KINDS, LAWS, SETS, asked
 from flows.pipeline import pipeline
 from flows.shown import key
-from flows.watch import Watch
 from rlaif.config import RunConfig, load
 from rlaif.config.policy import PolicyConfig
 from rlaif.engine.models import Models
@@ -129,7 +128,7 @@ def test_a_stage_after_its_shards_asks_nothing_and_is_the_same(tmp_path: Path) -
         with Pipeline.open(told, root=tmp_path / name, store=store) as run:
             prompts = run.prompts()
             given = {"shards": n, "stage": "critique", "config": told.resolved(), "store": store,
-                     "prompts": str(prompts), "inputs": []}  # fmt: skip
+                     "prompts": str(prompts), "inputs": [], "logs": str(tmp_path)}  # fmt: skip
             for number in range(n) if n > 1 else ():
                 shards._shard(number, given)
             record = stage_record(run.critique(prompts))
@@ -149,49 +148,3 @@ def test_shards_that_need_more_servers_than_fit_are_refused(tmp_path: Path) -> N
         with pytest.raises(ConfigError, match="4 shards of critique would start 4 model servers"):
             shards.warm(run, "critique", 4, tmp_path)
         assert shards.warm(run, "critique", 1, tmp_path) is None
-
-
-# --- the watch process --------------------------------------------------------------------------
-
-
-class Told:
-    """Prefect's API, which only remembers what it is told."""
-
-    def __init__(self, *, up: bool = True) -> None:
-        self.up, self.events = up, []
-
-    def emit(self, event: str, resource: str, **payload: Any) -> None:
-        if not self.up:
-            raise OSError("refused")
-        self.events.append((event, resource, payload["path"]))
-
-
-def test_a_change_is_told_once_and_never_lost(tmp_path: Path) -> None:
-    law = tmp_path / "law.yaml"
-    text = (ROOT / "constitution" / "sandbox.yaml").read_text("utf-8")
-    law.write_text(text, "utf-8")
-    api: Any = Told()
-    watch = Watch(api, (law,), tmp_path / "runs", tmp_path)
-    watch.constitutions()
-    law.write_text("# a comment\n" + text, "utf-8")
-    watch.constitutions()
-    assert not api.events  # new, then the same meaning
-    law.write_text(text.replace("Pick the response", "Choose the response", 1), "utf-8")
-    api.up = False
-    with pytest.raises(OSError, match="refused"):
-        watch.constitutions()
-    api.up = True
-    Watch(api, (law,), tmp_path / "runs", tmp_path).constitutions()  # started again meanwhile
-    watch.constitutions()
-    assert api.events == [("rlaif.constitution.changed", "rlaif.constitution.sandbox", str(law))]
-
-
-def test_a_file_that_is_being_written_is_no_change(tmp_path: Path) -> None:
-    law = tmp_path / "law.yaml"
-    law.write_text((ROOT / "constitution" / "sandbox.yaml").read_text("utf-8"), "utf-8")
-    api: Any = Told()
-    watch = Watch(api, (law,), tmp_path / "runs", tmp_path)
-    watch.constitutions()
-    law.write_text("id: half", "utf-8")
-    watch.constitutions()
-    assert not api.events
