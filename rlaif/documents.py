@@ -168,6 +168,16 @@ def read(path: Path, problems: list[Problem]) -> Mapping | None:
 
 def parse(text: str, path: Path, problems: list[Problem]) -> Mapping | None:
     """As `read`, for text that is already at hand; `path` is used in messages only."""
+    root = parse_value(text, path, problems)
+    if root is None or isinstance(root, Mapping):
+        return root
+    what, remedy = "the file is not `key: value` lines", "write `key: value` lines"
+    problems.append(Problem(root.mark, what, remedy))
+    return None
+
+
+def parse_value(text: str, path: Path, problems: list[Problem]) -> Node | None:
+    """As `parse`, for a list or a text as well as for `key: value` lines."""
     hidden = _hidden_characters(text, path)
     problems += hidden
     if hidden:
@@ -194,7 +204,7 @@ class _Reader:
         self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=_Loader)
         self.nodes = 0
 
-    def document(self) -> Mapping | None:
+    def document(self) -> Node | None:
         root: Node | None = None
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -202,12 +212,10 @@ class _Reader:
                     self.note(event, "a second YAML document starts here", "keep one per file")
                     return None
                 root = self.node(next(self.events), depth=0)
-        if isinstance(root, Mapping):
-            return root
-        mark = root.mark if root else Mark(self.path, 1, 1)
-        what = "the file is empty" if root is None else "the file is not `key: value` lines"
-        self.problems.append(Problem(mark, what, "write `key: value` lines"))
-        return None
+        if root is None:
+            start, remedy = Mark(self.path, 1, 1), "write `key: value` lines"
+            self.problems.append(Problem(start, "the file is empty", remedy))
+        return root
 
     def node(self, event: yaml.Event, depth: int) -> Node:
         self.nodes += 1

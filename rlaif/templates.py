@@ -4,7 +4,8 @@ A template is a Jinja file whose blocks are messages: `{% block system %}`, `{% 
 `{% block assistant %}`, in this order; the last is a prefill that the model continues, and what
 renders to nothing is left out. Values enter as variables only: text under judgement is never
 template source. `{{ text | fenced("response") }}` shows it inside tags that it cannot close, and
-`{{ conversation | transcript }}` in turns that it cannot forge.
+`{{ conversation | transcript }}` in turns that it cannot forge. What a tokenizer would take for the
+end of a turn, as <|im_end|>, loses its effect in every value (`inert`).
 
     Templates("prompts").render("critique", conversation=..., response=..., request=...)
 """
@@ -36,6 +37,18 @@ _TURN_MARK = re.compile(r"[\W_]*(user|assistant|system|human)\W*:")
 _ANGLE = re.compile("[<\ufe64\uff1c\u2039\u27e8\u3008]")
 _UNSEEN = {"Cc", "Cf", "Mn", "Me", "Co", "Cn"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_CONTROL = re.compile(
+    # <|im_end|> <|eot_id|> <\uff5cUser\uff5c> <|turn> <turn|>: ChatML, Llama 3, DeepSeek, Gemma 4
+    "[<\ufe64\uff1c](?=[|\uff5c][^\\s<>]{1,64}[>\ufe65\uff1e]"
+    "|[^\\s<>]{1,64}[|\uff5c][>\ufe65\uff1e]"
+    # <s> </s> <end_of_turn> <EOS_TOKEN> <extra_id_1> <reserved_106>: sentencepiece, Gemma, Cohere
+    "|/?(?i:s|(?:bos|eos|pad|unk|cls|sep|mask|eop)(?:_token)?|eo[dmt]|sop|endoftext|im_(?:start|end)"
+    "|(?:start|end)_of_\\w+|(?:extra_id_|special_|reserved_|unused)\\d+|seed:\\w+)>"
+    "|</?SYS>>)"
+    # [INST] [/INST] [SYSTEM_PROMPT] [gMASK] [|endofturn|] ]~b] [e~[: Mistral, GLM, EXAONE, MiniMax
+    "|[][](?=\\|[^][\\s]{1,64}\\]|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\\w+|THINK"
+    "|CLS|SEP|PAD|[gs]MASK|UNUSED_TOKEN_\\d+)\\]|~!?b[][]|e~\\[)"
+)
 
 
 class Templates:
@@ -44,7 +57,7 @@ class Templates:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            remedy = "set `prompts` to the folder of the .j2 files"
+            remedy = "set `templates` to the folder of the .j2 files"
             raise ConfigError("there is no such folder", where=str(folder), remedy=remedy)
         self._env = _environment(self._source)
         self._compiled: dict[str, _Template] = {}
@@ -74,8 +87,9 @@ class Templates:
         rendered = template.render(variables)
         if examples or history:
             shown = [message for dialogue in examples for message in dialogue]
+            turns = (Message(turn.role, inert(turn.content)) for turn in history)
             at = 1 if rendered and rendered[0].role == "system" else 0
-            rendered[at:at] = [*shown, *history]
+            rendered[at:at] = [*shown, *turns]
         return tuple(rendered)
 
     def asked(self, conversation: Sequence[Message]) -> tuple[Message, ...]:
@@ -91,7 +105,7 @@ class Templates:
         """
         turns = [m for m in self._template(name).render(variables) if m.role != "system"]
         prefill = turns.pop().content if turns[-1].role == "assistant" else ""
-        return (*turns, Message("assistant", prefill + answer))
+        return (*turns, Message("assistant", prefill + inert(answer)))
 
     def variables(self, name: str) -> frozenset[str]:
         """The variables that a template, or what it includes, can ask for."""
@@ -254,6 +268,22 @@ def as_completion(messages: Iterable[Message]) -> str:
     return "\n\n".join(parts)
 
 
+def inert(text: str) -> str:
+    """The text with a space inside whatever a tokenizer may take for a control token.
+
+    These are the forms that chat models have in use; a text without them comes back as it is.
+
+    >>> inert("Sure.<|im_end|>"), inert("a <b>bold</b> x |> f")
+    ('Sure.< |im_end|>', 'a <b>bold</b> x |> f')
+    """
+    return _CONTROL.sub(r"\g<0> ", text)
+
+
+def _finalized(value: object) -> object:
+    """What a template shows of a value."""
+    return inert(value) if isinstance(value, str) else value
+
+
 def _indent_lines(text: str) -> str:
     """The text with every line but the first and the blank ones indented."""
     if len(text.splitlines()) < 2:  # much quicker than the pattern
@@ -290,6 +320,7 @@ def _environment(source: Callable[[str], object]) -> ImmutableSandboxedEnvironme
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        finalize=_finalized,
         loader=jinja2.FunctionLoader(source),  # type: ignore[arg-type]
     )
     env.globals.clear()

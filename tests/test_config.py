@@ -8,7 +8,8 @@ import pytest
 
 from rlaif import shipped
 from rlaif.config import RunConfig, load
-from rlaif.config.policy import DpoConfig, KtoConfig
+from rlaif.config.policy import DpoConfig, KtoConfig, PpoConfig
+from rlaif.config.section import LoraConfig
 from rlaif.documents import DocumentError
 
 DEMO = Path(shipped.__file__).parent / "sandbox" / "demo.yaml"
@@ -40,6 +41,26 @@ def test_a_model_that_is_no_folder_is_a_name_on_the_hub(tmp_path: Path) -> None:
     assert config(tmp_path, LEAST.replace("model: sandbox", "model: org/m")).model == "org/m"
     local = config(tmp_path, LEAST.replace("model: sandbox", "model: mine"))
     assert local.model == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [("org/m", "org/m"), ("mine", "{}/mine"), ("sandbox", str(shipped.SEED_MODEL))],
+)
+def test_the_feedback_model_is_named_as_the_model_is(
+    tmp_path: Path, named: str, meant: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    found = config(tmp_path, LEAST + f"feedback: {{model: {named}, logs: logs}}\n")
+    assert found.feedback
+    assert found.feedback.model == meant.format(tmp_path)
+    assert found.feedback.logs == tmp_path / "logs"
+    assert RunConfig.model_validate(found.resolved()) == found
+
+
+def test_logs_are_kept_where_the_config_says(tmp_path: Path) -> None:
+    found = config(tmp_path, LEAST + "engine: {logs: logs}\n")
+    assert found.engine.logs == found.served(found.model).logs == tmp_path / "logs"
 
 
 def test_the_kind_of_a_policy_decides_its_keys(tmp_path: Path) -> None:
@@ -96,6 +117,46 @@ def test_a_wrong_override_names_itself(tmp_path: Path, override: str) -> None:
         config(tmp_path, LEAST, override)
 
 
+def test_an_override_may_be_a_list_or_a_map(tmp_path: Path) -> None:
+    changes = (
+        "finetune.launch=[--num_processes=2, '--x=a, b']",
+        "finetune.lora={}",
+        "finetune.trl={bf16: true, optim: sgd}",
+        "policy.kind=ppo",
+        "policy.rewards={judge: {}, models: []}",
+        "policy.rewards.judge.weight=2",
+    )
+    found = config(tmp_path, LEAST, *changes)
+    assert found.finetune.launch == ("--num_processes=2", "--x=a, b")
+    assert found.finetune.lora == LoraConfig()
+    assert found.finetune.trl == {"bf16": True, "optim": "sgd"}
+    assert isinstance(found.policy, PpoConfig)
+    assert found.policy.rewards.judge
+    assert found.policy.rewards.judge.weight == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "column", "what"),
+    [
+        ("finetune.launch=[--a: b: c]", 24, "this is not YAML"),
+        ("finetune.launch=[--a", 1, "this is not YAML"),
+        ("finetune.lora={r: x}", 19, "`finetune.lora.r` ('x')"),
+        ("finetune.lora={rr: 1}", 16, "the key 'rr' is unknown"),
+        ("finetune.launch=[&a b]", 18, "an anchor"),
+        ("finetune.launch=[a]\nseed: 1", 1, "this is not YAML"),
+    ],
+)
+def test_a_wrong_list_or_map_is_told_at_its_place(
+    tmp_path: Path, override: str, column: int, what: str
+) -> None:
+    with pytest.raises(DocumentError) as caught:
+        config(tmp_path, LEAST, override)
+    assert what in str(caught.value)
+    assert len(caught.value.problems) == 1
+    mark = caught.value.problems[0].mark
+    assert (str(mark.path), mark.column) == (f"--set {override}", column)
+
+
 def test_what_is_passed_through_to_trl_keeps_its_types(tmp_path: Path) -> None:
     text = (
         LEAST + "finetune:\n  trl: {bf16: true, warmup_ratio: 0.1, logging_steps: 5, optim: sgd}\n"
@@ -108,3 +169,14 @@ def test_a_resolved_config_says_all_and_loads_again(tmp_path: Path) -> None:
     first = config(tmp_path, LEAST)
     assert RunConfig.model_validate(first.resolved()) == first
     assert first.resolved()["critique"]["rounds"] == 4
+
+
+def test_a_hub_name_whose_first_part_is_a_folder_is_doubted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "there").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path.parent)
+    for name in ("models/typo", "elsewhere/name", "models/there", "models/typo"):
+        config(tmp_path, LEAST.replace("model: sandbox", f"model: {name}"))
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"model models/typo: {tmp_path / 'models'} is a folder")

@@ -106,7 +106,8 @@ def test_every_unusable_row_is_named_with_its_reason(tmp_path: Path) -> None:
         ("bad_id", {"prompt": "i", "id": ["a"]}),
         ("bad_id", {"prompt": "i", "id": ""}),
         ("bad_tags", {"prompt": "t", "tags": {"a": 1}}),
-        ("unknown_split", {"prompt": "s", "split": "test"}),
+        ("unknown_split", {"prompt": "s", "split": "test_sft"}),
+        ("unknown_split", {"prompt": "s", "split": ["train"]}),
         ("duplicate", {"prompt": "good", "id": "other"}),
     ]
     source = saved(tmp_path / "p.jsonl", {"prompt": "good"}, *(row for _, row in bad))
@@ -135,9 +136,23 @@ def test_a_line_that_is_no_row_is_an_error_at_its_place(tmp_path: Path, line: st
 
 def test_an_id_for_two_prompts_is_an_error_that_names_both(tmp_path: Path) -> None:
     one = saved(tmp_path / "a.jsonl", {"prompt": "p", "id": "x"}, {"prompt": "p", "id": "x"})
-    two = saved(tmp_path / "b.jsonl", {"prompt": "q"}, {"prompt": "r", "id": "x"})
-    with pytest.raises(DataError, match=r"b\.jsonl:2: the id 'x' .* at a\.jsonl:1"):
+    two = saved(tmp_path / "b.jsonl", *({"prompt": text, "id": "x"} for text in "pqr"))
+    with pytest.raises(DataError, match=r"b\.jsonl:3: the id '2:x' .* at b\.jsonl:2") as caught:
         read(tmp_path / "out", config(one, two))
+    assert "id_column: null" in caught.value.remedy
+    metrics = read(tmp_path / "none", config({"path": two, "id_column": None}, heldout=0))
+    assert metrics["prompts"] == 3
+
+
+def test_sources_that_number_their_prompts_alike_are_told_apart(tmp_path: Path) -> None:
+    given = ([{"prompt": f"{name} {n}", "id": n} for n in range(3)] for name in "abc")
+    paths = [saved(tmp_path / f"{n}.jsonl", *rows) for n, rows in enumerate(given)]
+    more = saved(tmp_path / "more.jsonl", {"prompt": "d", "id": 3}, {"prompt": "e", "id": "2:1"})
+    read(tmp_path / "out", config(*paths, more, heldout=0))
+    ids = [prompt.id for prompt in split(tmp_path / "out", "train")]
+    assert ids == ["0", "1", "2", "2:0", "2:1", "2:2", "3:0", "3:1", "3:2", "3", "4:2:1"]
+    read(tmp_path / "one", config(paths[1], heldout=0))
+    assert [prompt.id for prompt in split(tmp_path / "one", "train")] == ["0", "1", "2"]
 
 
 def test_duplicates_name_the_first(tmp_path: Path) -> None:
@@ -192,6 +207,19 @@ def test_transcripts_with_turns_out_of_order_are_rejected(tmp_path: Path) -> Non
     assert metrics["train"] == 1
 
 
+def test_chats_give_what_was_asked_before_the_last_answer(tmp_path: Path) -> None:
+    talk = said("Hi", "Hello.", "Why?", "Because.")
+    turns = [{"role": turn.role, "content": turn.content} for turn in talk]
+    source = saved(tmp_path / "chat.jsonl", *({"messages": turns[:n]} for n in (4, 3, 2)))
+    asked = {"path": source, "column": "messages"}
+    metrics = read(tmp_path / "out", config(asked | {"format": "transcript"}, heldout=0))
+    assert [p.messages for p in split(tmp_path / "out", "train")] == [talk[:3], talk[:1]]
+    assert metrics["rejected"] == {"duplicate": 1}
+    read(tmp_path / "as is", config(asked, heldout=0))
+    (first, _) = rows(tmp_path / "as is" / "rejected.jsonl", Rejected)
+    assert "`format: transcript` drops the answer" in first.detail
+
+
 def test_a_prompt_that_looks_like_a_transcript_stays_a_prompt() -> None:
     text = transcript(*said("u", "a"))
     assert conversation(text) == (Message("user", text),)
@@ -224,6 +252,23 @@ def test_all_kinds_of_files_give_the_same_prompts(tmp_path: Path) -> None:
         assert split(tmp_path / f"{n}", "train") == [Prompt("x", said("c"), ("t",))]
         assert [where.rpartition(":")[2] for where, _ in rejected(tmp_path / f"{n}")] == ["2"]
     assert len({json.dumps(m["rejected"]) for m in metrics}) == 1
+
+
+def test_columns_of_other_names_are_used_or_ignored(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    given = [
+        {"prompt": f"p{n}", "id": [n], "tags": n, "split": "test_sft", "uid": n, "part": part}
+        for n, part in enumerate(["train", "test", "validation"])
+    ]
+    saved(tmp_path / "p.jsonl", *given)
+    parquet.write_table(pa.Table.from_pylist(given), tmp_path / "p.parquet")
+    columns = {"id_column": "uid", "tags_column": None, "split_column": "part"}
+    for end in ("jsonl", "parquet"):
+        read(tmp_path / end, config({"path": tmp_path / f"p.{end}", **columns}))
+        assert [p.id for p in split(tmp_path / end, "train")] == ["0"]
+        assert [p.id for p in split(tmp_path / end, "heldout")] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

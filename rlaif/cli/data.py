@@ -26,7 +26,8 @@ def data() -> None:
 @click.option(
     "--format",
     type=click.Choice(["prompt", "transcript"]),
-    help='For a data file: transcript reads "Human: ... Assistant: ...". [default: prompt]',
+    help="For a data file: transcript drops the answer at the end; it reads lists of messages and "
+    '"Human: ... Assistant: ...". [default: prompt]',
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(file: Path, column: str | None, format: str | None, as_json: bool) -> None:

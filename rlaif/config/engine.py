@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from rlaif.config.section import File, ModelName
 from rlaif.errors import ConfigError
 
 
@@ -58,13 +58,15 @@ class ServingConfig(BaseModel):
     """How long one attempt may take before it is given up and tried again."""
 
     deadline_s: float = Field(default=600.0, gt=0)
-    """How long one call may take with all its retries; past it, it is unanswered (cancelled)."""
+    """How long one call may take with all its retries; past it, it is unanswered (cancelled) unless
+    a last attempt succeeds."""
 
     retries: int = Field(default=6, ge=0)
     """How often a call is tried again after 429, 5xx, a reset or a timeout."""
 
     grace_s: float = Field(default=20.0, ge=0)
-    """How long every server may refuse connections before the run stops with an error."""
+    """How long every server may refuse connections, or answer nothing, before the run stops with an
+    error."""
 
     startup_timeout_s: float = Field(default=900.0, gt=0)
     """How long a server that we start may take until it is healthy."""
@@ -75,15 +77,16 @@ class ServingConfig(BaseModel):
     cpu_threads: int | None = Field(default=None, gt=0)
     """Threads of the model on a machine without a GPU. Unset: all cores but one, at least one."""
 
-    logs: Path | None = None
+    logs: File | None = None
     """Where the server's log is kept. Unset: a temporary file, gone when the server stops."""
 
 
 class EngineConfig(ServingConfig):
     """Which model answers, and how it is served."""
 
-    model: str = Field(min_length=1)
-    """A folder with safetensors weights, a tokenizer and a chat template; or a name on the hub."""
+    model: ModelName
+    """A folder with safetensors weights, a tokenizer and a chat template; or a name on the hub;
+    `sandbox` is the embedded model."""
 
     revision: str | None = None
     """The hub revision (a commit, best of all). It is part of the model's identity."""

@@ -14,18 +14,21 @@ from rlaif.documents import (
     DocumentError,
     Mapping,
     Mark,
+    Node,
     Problem,
     Text,
     data,
     did_you_mean,
     locate,
+    parse_value,
     quote,
     read,
 )
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run's config; `overrides` are `section.key=value`, as `--set` has them.
+    """Read a run's config; `overrides` are `section.key=value`, as `--set` has them: a text, or
+    `[...]` or `{...}` as in the file.
 
     Raises:
         DocumentError: it cannot be used; a ConfigError that lists every problem with its place.
@@ -60,8 +63,11 @@ def _set(root: Mapping, override: str, problems: list[Problem]) -> None:
             inner = node.entries[section] = Mapping(mark)
             node.keys[section] = mark
         node = inner
-    node.entries[key] = Text(mark, None if value == "null" else value)
-    node.keys[key] = mark
+    said: Node | None = Text(mark, None if value == "null" else value)
+    if value.startswith(("[", "{")):
+        said = parse_value(" " * len(keys + equals) + value, mark.path, problems)
+    if said:
+        node.entries[key], node.keys[key] = said, mark
 
 
 def _explained(detail: ErrorDetails, root: Mapping) -> Problem:

@@ -26,7 +26,7 @@ class SourceConfig(Section):
 
     path: File | None = None
     """A JSONL or Parquet file (.gz too). Rows: `prompt`, a text or a list of messages; if wanted
-    `id`, `tags` and `split` (train or heldout)."""
+    `id`, `tags` and `split` (train or heldout; test and validation are held out too)."""
 
     hub: str | None = None
     """A dataset on the Hugging Face hub, in the same form; `name@revision` pins it."""
@@ -35,11 +35,20 @@ class SourceConfig(Section):
     """Which split of the hub's dataset."""
 
     format: Literal["prompt", "transcript"] = "prompt"
-    """transcript: HH-RLHF dialogues ("Human: … Assistant: …"); the last assistant turn is
-    dropped."""
+    """transcript: HH-RLHF dialogues ("Human: … Assistant: …") or lists of messages, whose answer at
+    the end is dropped (UltraChat's `messages`, any `chosen`)."""
 
     column: str = "prompt"
     """The column that holds the prompt or the transcript (HH-RLHF calls it `chosen`)."""
+
+    id_column: str | None = "id"
+    """The column with ids. null: a prompt's id is the hash of its messages."""
+
+    tags_column: str | None = "tags"
+    """The column with tags. null: none."""
+
+    split_column: str | None = "split"
+    """The column that says which rows are held out. null: `heldout` decides."""
 
     tags: tuple[str, ...] = ()
     """Given to each of its prompts, beside their own."""

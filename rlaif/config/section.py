@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rlaif import shipped
 from rlaif.records import Sampling
+
+log = logging.getLogger(__name__)
 
 
 def _from_folder(path: Path, info: ValidationInfo) -> Path:
@@ -26,7 +30,20 @@ def _model(name: str, info: ValidationInfo) -> str:
     if name == "sandbox":
         return str(shipped.SEED_MODEL)
     here = _from_folder(Path(name), info)
-    return str(here) if here.is_dir() else name
+    if here.is_dir():
+        return str(here)
+    if name.count("/") == 1 and not Path(name).is_dir() and name[0] not in "./~":
+        for parent in (here.parent, Path(name).parent.resolve()):
+            if parent.is_dir():
+                _taken_for_a_hub_name(name, str(parent))
+                break
+    return name
+
+
+@lru_cache
+def _taken_for_a_hub_name(name: str, parent: str) -> None:
+    what = "model %s: %s is a folder and has no %s in it; so this is taken for a name on the hub"
+    log.warning(what, name, parent, name.rpartition("/")[2])
 
 
 def _plain(value: Any) -> Any:

@@ -62,6 +62,14 @@ class _Completion(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Completion)
 _encoder = msgspec.json.Encoder()
 
+_AS_IT_IS = {  # what is left out, vLLM takes from the model's generation_config.json
+    "top_k": -1,  # off, for vLLM and for others
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
 
 def derived_seed(call: Call) -> int:
     """The call's own seed: the same for the same call, whatever runs beside it."""
@@ -98,7 +106,7 @@ def encode(call: Call, model: str, label_ids: tuple[int, ...] = ()) -> bytes:
 
 def _sampling(call: Call) -> dict[str, Any]:
     sampling = call.sampling
-    body: dict[str, Any] = {
+    body: dict[str, Any] = _AS_IT_IS | {
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

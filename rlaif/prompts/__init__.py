@@ -52,7 +52,7 @@ def prompts(into: Path, config: PromptsConfig, *, seed: int) -> dict[str, Any]:
 
     Raises:
         DataError: a source cannot be read or gives no prompt, all prompts are held out, or an id
-            stands for two different prompts.
+            stands for two different prompts of a source.
     """
     census = Census([Read(sources.name(source)) for source in config.sources])
     with (
@@ -101,9 +101,9 @@ def screened(config: PromptsConfig, census: Census, *, seed: int) -> Iterator[Ke
 
 def _kept(read: Item, row: int, known: _Known, config: PromptsConfig, seed: int) -> Kept:
     digest = hashlib.sha256(_canonical(read.messages))
-    known.note(read.id, digest.digest()[:16], row)
+    id = known.note(read.id, digest.digest()[:16], row)
     split = read.split or ("heldout" if _lot(read.messages, seed) < config.heldout else "train")
-    return Kept(Prompt(read.id or digest.hexdigest()[:16], read.messages, read.tags), split)
+    return Kept(Prompt(id or digest.hexdigest()[:16], read.messages, read.tags), split)
 
 
 def _canonical(messages: tuple[Message, ...]) -> bytes:
@@ -133,25 +133,29 @@ class _Known:
         self._names.append(name)
         self._starts.append(len(self._rows))
 
-    def note(self, id: str, content: bytes, row: int) -> None:
-        """Remember a prompt.
+    def note(self, id: str, content: bytes, row: int) -> str:
+        """Remember a prompt; its id, which gets the source's number before it (2:17) where a prompt
+        of an earlier source has the same.
 
         Raises:
             Unfit: an earlier row has the same content.
-            DataError: an earlier row has the same id, and another content.
+            DataError: an earlier row of this source has the same id, and another content.
         """
         if (seen := self._contents.get(content)) is not None:
             raise Unfit(Why.DUPLICATE, f"the same messages as {self._place(seen)}")
+        if self._ids.get(id, self._starts[-1]) < self._starts[-1]:
+            id = f"{len(self._starts)}:{id}"
         if id and (seen := self._ids.get(id)) is not None:
             raise DataError(
                 f"the id {id[:80]!r} is that of another prompt, at {self._place(seen)}",
                 where=f"{self._names[-1]}:{row}",
-                remedy="give each prompt an id of its own, or none",
+                remedy="give each prompt an id of its own, or set the source's `id_column: null`",
             )
         self._contents[content] = len(self._rows)
         if id:
             self._ids[id] = len(self._rows)
         self._rows.append(row)
+        return id
 
     def _place(self, number: int) -> str:
         return f"{self._names[bisect_right(self._starts, number) - 1]}:{self._rows[number]}"

@@ -7,6 +7,7 @@ them, which belongs to its format.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast, get_args
@@ -14,7 +15,7 @@ from typing import Any, cast, get_args
 from rlaif.config.run import SourceConfig
 from rlaif.records import Message, Role
 
-SPLITS = ("train", "heldout")
+SPLITS = {"train": "train"} | dict.fromkeys(("heldout", "test", "validation"), "heldout")
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 
@@ -30,7 +31,7 @@ class Why(StrEnum):
     OVERSIZED = "oversized"  # longer than max_chars
     BAD_ID = "bad_id"  # an id that is neither a text nor a number
     BAD_TAGS = "bad_tags"  # tags that are no texts
-    UNKNOWN_SPLIT = "unknown_split"  # a split other than train and heldout
+    UNKNOWN_SPLIT = "unknown_split"  # a split that is not one of SPLITS
     DUPLICATE = "duplicate"  # the same messages as an earlier row
 
 
@@ -64,23 +65,31 @@ def item(source: SourceConfig, row: dict[str, Any], max_chars: int) -> Item:
     value = row[source.column]
     messages = dialogue(value) if source.format == "transcript" else conversation(value)
     _check(messages, max_chars)
-    return Item(messages, _id(row.get("id")), _tags(source, row.get("tags")), _split(row))
+    id, tags, split = (
+        row.get(column) if column else None
+        for column in (source.id_column, source.tags_column, source.split_column)
+    )
+    return Item(messages, _id(id), _tags(source, tags), _split(split))
 
 
-def dialogue(text: object) -> tuple[Message, ...]:
-    """An HH-RLHF dialogue up to the user's last turn: what the assistant says after it is dropped.
+def dialogue(value: object) -> tuple[Message, ...]:
+    """A dialogue up to the user's last turn: what the assistant says after it is dropped.
 
-    A turn begins with "Human:" or "Assistant:" after a blank line; the words elsewhere are text.
+    It is a list of messages, or a text as HH-RLHF has them: a turn begins with "Human:" or
+    "Assistant:" after a blank line; the words elsewhere are text.
     """
-    if not isinstance(text, str):
-        raise Unfit(Why.NOT_TEXT, f"a transcript is a text, this is {_kind(text)}")
+    turns = list(_transcript(value) if isinstance(value, str) else conversation(value))
+    while turns and turns[-1].role == "assistant":
+        turns.pop()
+    return tuple(turns)
+
+
+def _transcript(text: str) -> Iterator[Message]:
     before, *parts = _TURN.split(text)
     if before.strip() or not parts:
         raise Unfit(Why.NOT_A_TRANSCRIPT, 'it does not begin with "Human:"')
-    turns = list(zip(parts[::2], parts[1::2], strict=True))
-    while turns and turns[-1][0] == "Assistant":
-        turns.pop()
-    return tuple(Message(_ROLES[who], said.strip()) for who, said in turns)
+    for who, said in zip(parts[::2], parts[1::2], strict=True):
+        yield Message(_ROLES[who], said.strip())
 
 
 def conversation(value: object) -> tuple[Message, ...]:
@@ -108,7 +117,8 @@ def _check(messages: tuple[Message, ...], max_chars: int) -> None:
     roles = [message.role for message in messages]
     turns = roles[roles[0] == "system" :]
     if not turns or turns[-1] != "user":
-        raise Unfit(Why.BAD_ROLES, "it does not end with the user's turn")
+        remedy = "; `format: transcript` drops the answer at the end" * (roles[-1] == "assistant")
+        raise Unfit(Why.BAD_ROLES, "it does not end with the user's turn" + remedy)
     if turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         raise Unfit(Why.BAD_ROLES, f"turns do not alternate: {' '.join(roles[:20])}")
     if (chars := sum(len(message.content) for message in messages)) > max_chars:
@@ -126,14 +136,17 @@ def _id(value: object) -> str:
 def _tags(source: SourceConfig, value: object) -> tuple[str, ...]:
     own = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(own, list) or not all(isinstance(tag, str) for tag in own):
-        raise Unfit(Why.BAD_TAGS, f"tags are a text or a list of texts, these are {_kind(value)}")
+        raise Unfit(Why.BAD_TAGS, f"tags are texts, these are {_kind(value)}; see `tags_column`")
     return tuple(dict.fromkeys([*source.tags, *own]))
 
 
-def _split(row: dict[str, Any]) -> str:
-    if (value := row.get("split")) is None or value in SPLITS:
-        return value or ""
-    raise Unfit(Why.UNKNOWN_SPLIT, f"split is {str(value)[:40]!r}, not {' or '.join(SPLITS)}")
+def _split(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str) and value in SPLITS:
+        return SPLITS[value]
+    what = f"split is {str(value)[:40]!r}, not {', '.join(SPLITS)}; see `split_column`"
+    raise Unfit(Why.UNKNOWN_SPLIT, what)
 
 
 def _kind(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,22 @@ def numbered(source: SourceConfig) -> Iterator[tuple[int, Row]]:
     if source.path is None:
         return enumerate(_hub(source), 1)
     if source.path.suffix == ".parquet":
-        return enumerate(_parquet(source.path, source.column), 1)
+        used = (source.column, source.id_column, source.tags_column, source.split_column)
+        return enumerate(_parquet(source.path, used), 1)
     if source.path.name.removesuffix(".gz").endswith(JSONL):
         return jsonl.numbered(source.path, Row)
     remedy = f"save it as {', '.join(JSONL)} (.gz too) with one JSON object a line, or as .parquet"
     raise DataError("this is no kind of file that is read", where=str(source.path), remedy=remedy)
 
 
-def _parquet(path: Path, column: str) -> Iterator[Row]:
+def _parquet(path: Path, used: Collection[str | None]) -> Iterator[Row]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = [name for name in names if name in (column, "id", "tags", "split")]
+            wanted = [name for name in names if name in used]
             others = dict.fromkeys(name for name in names if name not in wanted)
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
                 for row in batch.to_pylist():
