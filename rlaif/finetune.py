@@ -38,8 +38,11 @@ def finetune(
     model: str,
     revision: str | None,
     seed: int,
+    templates: Path | None = None,
 ) -> dict[str, Any]:
     """Finetune `model` on the chains of the critique stage; `into/model` is served as it was.
+
+    Prompts are learned as `draft.j2` of the folder `templates` asks them; without it as they are.
 
     Metrics: `examples` and their `kinds`; `left_out` by reason; `steps`, `tokens` (of one
     pass); `loss` and `token_accuracy`, means over the last tenth of the steps; `seconds`.
@@ -49,9 +52,8 @@ def finetune(
         DataError: there is nothing to train on.
         TrainingFailed: the training process failed.
     """
-    return training.train(
-        "rlaif.finetune:fit", into, config, chains=chains, model=model, revision=revision, seed=seed
-    )
+    given = {"chains": chains, "model": model, "revision": revision, "templates": templates}
+    return training.train("rlaif.finetune:fit", into, config, seed=seed, **given)
 
 
 def fit(into: Path) -> None:
@@ -63,7 +65,7 @@ def fit(into: Path) -> None:
     began, asked = time.monotonic(), training.job(into)
     config = FinetuneConfig.model_validate(asked["config"])
     start = models.source(asked["model"], asked["revision"])
-    encode = Encoder(start, config.max_length)
+    encode = Encoder(start, config.max_length, asked.get("templates"))
     chains, seed = Path(asked["chains"]) / CHAINS, asked["seed"]
     dataset, left_out = stored(into, "revisions", lambda: _examples(chains, config, encode, seed))
     block = config.max_length if config.trl.get("packing") else None  # nothing is longer

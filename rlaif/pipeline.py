@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ class Pipeline:
         *,
         root: Path = Path("runs"),
         fresh: Iterable[str] = (),
+        since: datetime | None = None,
+        as_it_stood: bool = False,
         store: str | None = None,
     ) -> Iterator[Pipeline]:
-        """The pipeline of `config`, its run folder locked, its completions store open.
+        """The pipeline of `config`, its run folder locked (`Run.open`), its completions store open.
 
         Raises:
             ConfigError: the constitution, the templates or the model cannot be used.
@@ -73,7 +76,7 @@ class Pipeline:
         engine = config.engine.model_copy(update={"logs": config.engine.logs or logs})
         config = config.model_copy(update={"engine": engine})
         with (
-            Run.open(config, root=root, fresh=fresh) as run,
+            Run.open(config, root=root, fresh=fresh, since=since, as_it_stood=as_it_stood) as run,
             Store(store or default_path()) as completions,
             Models(completions, at_once=engine.at_once, watch=bar) as models,
         ):
@@ -128,12 +131,23 @@ class Pipeline:
         def work(into: Path) -> dict[str, Any]:
             self.models.make_room()
             return finetune(
-                into, section, chains=critiqued, model=model, revision=revision, seed=seed
+                into,
+                section,
+                chains=critiqued,
+                model=model,
+                revision=revision,
+                seed=seed,
+                templates=self.templates.folder,
             )
 
-        return self.run.stage(
-            "finetune", section, work, chains=critiqued, model=self.start.identity
-        )
+        made_from: dict[str, Path | str] = {"model": self.start.identity, **self._read("draft")}
+        portable, helpful = section, section.helpful
+        if helpful and helpful.path:  # counts by what it holds, not by where it lies
+            made_from["helpful"] = helpful.path
+            portable = section.model_copy(
+                update={"helpful": helpful.model_copy(update={"path": None})}
+            )
+        return self.run.stage("finetune", portable, work, chains=critiqued, **made_from)
 
     def preferences(self, prompts: Path, finetuned: Path, *, round: int = 1) -> Path:
         """Pairs of the finetuned model's answers, with the judge's soft labels; in a later round of
@@ -201,9 +215,19 @@ class Pipeline:
 
         def work(into: Path) -> dict[str, Any]:
             self.models.make_room()
-            return reward(into, section, pairs=preferred, model=str(finetuned / "model"), seed=seed)
+            return reward(
+                into,
+                section,
+                pairs=preferred,
+                model=str(finetuned / "model"),
+                seed=seed,
+                templates=self.templates.folder,
+            )
 
-        return self.run.stage("reward", section, work, pairs=preferred, model=finetuned)
+        made_from = self._read("draft")
+        return self.run.stage(
+            "reward", section, work, pairs=preferred, model=finetuned, **made_from
+        )
 
     def policy(
         self,
@@ -255,9 +279,10 @@ class Pipeline:
                 prompts=prompts,
                 rewarded=rewarded,
                 judge=judge,
+                templates=self.templates.folder,
             )
 
-        return self.run.stage(stage, section, work, **inputs)
+        return self.run.stage(stage, section, work, **inputs, **self._read("draft"))
 
     def evaluation(
         self, prompts: Path, critiqued: Path, finetuned: Path, preferred: Path, policy: Path
@@ -285,6 +310,8 @@ class Pipeline:
                 prompts=prompts,
                 models=models,
                 weights=weights,
+                revision=self.config.revision,
+                make_room=self.models.make_room,
                 judge=judge,
                 chains=critiqued,
                 pairs=preferred,
@@ -364,8 +391,11 @@ class Pipeline:
 
     def _asked(self, *templates: str) -> dict[str, str]:
         """Digests of the law and of the templates that a stage reads."""
-        digests = {f"prompts/{name}.j2": self.templates.digest(name) for name in templates}
-        return {"constitution": self.constitution.digest} | digests
+        return {"constitution": self.constitution.digest} | self._read(*templates)
+
+    def _read(self, *templates: str) -> dict[str, str]:
+        """Digests of the templates that a stage reads."""
+        return {f"prompts/{name}.j2": self.templates.digest(name) for name in templates}
 
 
 def check(config: RunConfig) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from rlaif.config.policy import GrpoConfig, RewardsConfig, RlooConfig
+from rlaif.errors import ConfigError
 from rlaif.jsonl import writing
 from rlaif.policy import groups, grpo, rloo
 from rlaif.policy.rewards import Rewards
@@ -291,6 +292,13 @@ def test_an_answer_without_a_reward_is_not_one_of_zero(
 def test_what_does_not_add_up_is_an_error(kind: Kind, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         kind.model_validate(given)
+
+
+def test_trl_cannot_go_on_from_a_beginning(given: dict[str, Any], tmp_path: Path) -> None:
+    text = "{% block user %}{{ request }}{% endblock %}{% block assistant %}Well{% endblock %}"
+    (tmp_path / "draft.j2").write_text(text)
+    with pytest.raises(ConfigError, match="begins every answer anew"):
+        fit(tmp_path / "stage", GrpoConfig(**QUICK), {**given, "templates": str(tmp_path)})
 
 
 def test_a_prompt_without_room_for_an_answer_is_left_out(

@@ -649,7 +649,8 @@ def test_the_pipeline_gives_prompts_and_reward_model_and_remembers_them(
         made = run.policy(finetuned, finetuned, asked, rewarded)
         assert run.policy(finetuned, finetuned, asked, rewarded) == made  # reused
         record = stage_record(made)
-        assert record["made_from"]["inputs"].keys() == {"prompts", "model", "reward"}
+        inputs = record["made_from"]["inputs"]
+        assert inputs.keys() == {"prompts", "model", "reward", "prompts/draft.j2"}
         assert {"curves.jsonl", "model/model.safetensors"} <= record["outputs"].keys()
         page = run.report().read_text("utf-8")
         assert "Curves of the policy" in page

@@ -13,7 +13,7 @@ import pytest
 from rlaif.config.run import RewardConfig
 from rlaif.errors import DataError
 from rlaif.jsonl import rows
-from rlaif.records import Pair
+from rlaif.records import Message, Pair
 from rlaif.reward import RewardModel, scores
 from rlaif.reward.quality import Judged, figures, reliability, temperature
 from tests import tiny_training as tiny
@@ -234,6 +234,31 @@ def test_a_text_that_does_not_fit_has_no_reward(made: tuple[Path, dict[str, Any]
     found = list(scores(made[0] / "model", [(asked, "boat"), (asked, "boat " * 3000)]))
     assert isinstance(found[0], float)
     assert found[1] is None
+
+
+def test_a_model_whose_config_is_nested_is_read(model: Path, tmp_path: Path) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    from rlaif.policy.ppo.critic import load_critic
+    from rlaif.training.models import load_tokenizer
+
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    vision = {**small, "num_attention_heads": 1, "image_size": 28, "patch_size": 14}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
+    words = {"vocab_size": 300, "max_position_embeddings": 64}
+    config = Gemma3Config(
+        text_config={**small, **heads, **words}, vision_config=vision, mm_tokens_per_image=4
+    )
+    assert not hasattr(config, "max_position_embeddings")
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    load_tokenizer(model).save_pretrained(tmp_path)
+    scorer = RewardModel(tiny.reward_model(tmp_path, tmp_path / "reward"))
+    asked = (Message("user", "say"),)
+    short, longer, long = scorer.scores([(asked, "a"), (asked, "a boat"), (asked, "a " * 64)])
+    assert None not in (short, longer)
+    assert short != longer
+    assert long is None
+    assert load_critic(tmp_path / "reward", tmp_path, None).head.in_features == 32
 
 
 def test_it_is_stored_as_its_start_model_and_loads_anywhere(

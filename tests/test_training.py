@@ -8,19 +8,31 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlaif import evaluation, training
+from rlaif.config.policy import DpoConfig, GrpoConfig, KtoConfig, PpoConfig, RlooConfig
+from rlaif.config.run import FinetuneConfig, RewardConfig
 from rlaif.config.section import TrainerConfig
 from rlaif.errors import ConfigError, DataError, RlaifError, RunError, TrainingFailed
-from rlaif.records import Message
+from rlaif.jsonl import writing
+from rlaif.pipeline import Pipeline
+from rlaif.records import Chain, Message, Step
+from rlaif.runs import stage_record
+from rlaif.shipped import folder
+from rlaif.templates import Templates
 from rlaif.training import job, launch, models, train
 from rlaif.training.examples import Encoder, LeftOut, stored
+from tests import finished_run
 from tests import tiny_training as tiny
 
 # --- the child process ----------------------------------------------------------------------------
@@ -38,6 +50,12 @@ def refuses(folder):
 
 def fills_memory(folder):
     raise RuntimeError("CUDA out of memory. Tried to allocate 7 GiB")
+
+def waits_for_others(folder):
+    from torch.distributed.distributed_c10d import _get_default_group
+    from torch import device
+    options = _get_default_group()._get_backend(device("cpu")).options
+    finish(folder, {"hours": options._timeout.total_seconds() / 3600})
 
 def is_killed(folder):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -110,6 +128,27 @@ def test_any_other_end_is_a_failure_with_a_remedy(
         launch(f"entries:{entry}", entries)
     assert caught.value.remedy
     assert len(str(caught.value).splitlines()) < 40
+
+
+@pytest.mark.parametrize("entry", ["fills_memory", "is_killed"])
+def test_who_launches_says_how_to_save_memory(entries: Path, entry: str) -> None:
+    with pytest.raises(TrainingFailed) as caught:
+        launch(f"entries:{entry}", entries, saving="set `evaluation.kl: 0`")
+    assert "set `evaluation.kl: 0`" in (caught.value.remedy or "")
+    assert "micro_batch" not in (caught.value.remedy or "")
+
+
+def test_processes_wait_long_for_the_one_that_makes_the_examples(
+    entries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert train("entries:waits_for_others", entries / "stage", TrainerConfig())["hours"] == 24
 
 
 def test_a_training_without_a_result_has_failed(entries: Path) -> None:
@@ -277,6 +316,150 @@ def test_a_dialogue_that_the_template_refuses_is_left_out(copy: Path) -> None:
         Encoder(copy, 64)(ASKED, "boat")
 
 
+DRAFT = "{% block system %}Be {{ 'very ' * 3 }}brief.{% endblock %}{% block user %}"
+TALK = (Message("user", "hello"), Message("assistant", "elm"), *ASKED)
+
+
+@pytest.fixture
+def drafts(tmp_path: Path) -> Callable[[str], Templates]:
+    def drafts(text: str) -> Templates:
+        (tmp_path / "prompts").mkdir(exist_ok=True)
+        (tmp_path / "prompts" / "draft.j2").write_text(text)
+        return Templates(tmp_path / "prompts")
+
+    return drafts
+
+
+@pytest.mark.parametrize("begun", ["", "Well,"])
+def test_a_prompt_is_learned_as_it_was_asked(
+    model: Path, drafts: Callable[[str], Templates], begun: str
+) -> None:
+    last = f"{{% block assistant %}}{begun}{{% endblock %}}" if begun else ""
+    templates = drafts(DRAFT + "Now {{ request }}{% endblock %}" + last)
+    encode = Encoder(model, 999, templates.folder)
+    turns = [{"role": m.role, "content": m.content} for m in templates.asked(TALK)]
+    render = encode.tokenizer.apply_chat_template
+    asked = render(
+        turns,
+        return_dict=False,
+        add_generation_prompt=not begun,
+        continue_final_message=bool(begun),
+    )
+    text = encode.tokenizer.decode(asked)
+    assert text.startswith("<|system|>Be very very very brief.<|end|><|user|>hello<|end|>")
+    assert text.endswith(f"<|user|>Now say apple<|end|><|assistant|>{begun}")
+    prompt, answer = encode(TALK, " boat")
+    assert (prompt, encode.tokenizer.decode(answer)) == (asked, " boat<|end|>")
+    assert encode.asked(TALK) == (turns, asked)
+
+
+def test_the_shipped_draft_adds_nothing(model: Path) -> None:
+    bare, shipped = Encoder(model, 999), Encoder(model, 999, folder("prompts"))
+    for prompt in (ASKED, TALK, (Message("system", "brief"), *TALK)):
+        assert shipped(prompt, "boat") == bare(prompt, "boat")
+
+
+def test_what_would_be_read_as_control_tokens_is_left_out(
+    model: Path, drafts: Callable[[str], Templates]
+) -> None:
+    said = Message("user", "say <|end|>")
+    for encode in (Encoder(model, 64), Encoder(model, 64, folder("prompts"))):
+        with pytest.raises(LeftOut, match="control_tokens"):
+            encode(ASKED, "boat<|user|>more")
+    with pytest.raises(LeftOut, match="control_tokens"):
+        Encoder(model, 64)((said, *TALK[1:]), "boat")
+    # Asked by a template, it has lost its effect; what the template itself says is meant.
+    templates = drafts("{% block user %}{{ request }}<|end|>{% endblock %}")
+    encode = Encoder(model, 64, templates.folder)
+    prompt, _ = encode((said,), "boat")
+    assert prompt.count(encode.tokenizer.eos_token_id) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("rlaif.finetune", FinetuneConfig(max_length=64)),
+        ("rlaif.reward.trainer", RewardConfig(max_length=64)),
+        ("rlaif.policy.dpo", DpoConfig(max_length=64)),
+        ("rlaif.policy.kto", KtoConfig(max_length=64)),
+        ("rlaif.policy.ppo", PpoConfig(max_length=64, max_tokens=8)),
+        ("rlaif.policy.grpo", GrpoConfig(max_length=64, max_tokens=8)),
+        ("rlaif.policy.rloo", RlooConfig(max_length=64, max_tokens=8)),
+    ],
+)
+def test_every_training_asks_by_the_template(
+    name: str,
+    config: TrainerConfig,
+    model: Path,
+    tmp_path: Path,
+    drafts: Callable[[str], Templates],
+) -> None:
+    data = tiny.pairs(tmp_path / "data", 4)
+    with writing(data / "chains.jsonl") as write:
+        write(Chain(tiny.prompt(0), "a", (Step(1, "kind", "b"),)))
+    with writing(data / "train.jsonl") as write:
+        write(tiny.prompt(0))
+    given: dict[str, Any] = {"chains": data, "pairs": data, "prompts": data, "revision": None}
+    given |= {"model": str(model), "judge": None, "critic": None}
+    given["reward_models"] = {"reward": tiny.reward_model(model, tmp_path / "reward")}
+    given["templates"] = drafts(DRAFT.replace("3", "99") + "{{ request }}{% endblock %}").folder
+    with pytest.raises(DataError, match="too_long"):
+        tiny.fit(import_module(name).fit, tmp_path / "stage", config, **given)
+
+
+def test_stages_pass_the_templates_on_and_remember_them(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def train(entry: str, into: Path, config: Any, **told: Any) -> dict[str, Any]:
+        given.append(told["templates"])
+        shutil.copytree(model, into / "model")
+        return {}
+
+    def measured(into: Path, config: Any, **told: Any) -> dict[str, Any]:
+        given.extend([told["make_room"], told["revision"]])
+        return {}
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(evaluation, "evaluation", measured)
+    told = finished_run.config(prompts=tmp_path, model=str(model), revision="v1")
+    with Pipeline.open(told, root=tmp_path, store=str(tmp_path / "store.db")) as run:
+        pairs = tiny.pairs(tmp_path / "pairs", 1)
+        finetuned = run.finetune(pairs)
+        rewarded, policy = run.reward(pairs, finetuned), run.policy(pairs, finetuned)
+        run.evaluation(pairs, pairs, finetuned, pairs, policy)
+        assert given == [folder("prompts")] * 3 + [run.models.make_room, "v1"]
+        for stage in (finetuned, rewarded, policy):
+            inputs = stage_record(stage)["made_from"]["inputs"]
+            assert inputs["prompts/draft.j2"] == run.templates.digest("draft")
+
+
+def test_helpful_samples_count_by_what_they_hold(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(entry: str, into: Path, config: Any, **told: Any) -> dict[str, Any]:
+        shutil.copytree(model, into / "model")
+        return {}
+
+    monkeypatch.setattr(training, "train", train)
+    pairs = tiny.pairs(tmp_path / "pairs", 1)
+
+    def finetuned(helpful: Path) -> Path:
+        section = {"helpful": {"path": str(helpful)}}
+        told = finished_run.config(prompts=tmp_path, model=str(model), finetune=section)
+        with Pipeline.open(told, root=tmp_path, store=str(tmp_path / "store.db")) as run:
+            return run.finetune(pairs)
+
+    here, elsewhere = tmp_path / "helpful.jsonl", tmp_path / "moved.jsonl"
+    here.write_text("one")
+    finetuned(here)
+    finetuned(here.rename(elsewhere))
+    elsewhere.write_text("two")
+    with pytest.raises(RunError, match="made from something else: helpful"):
+        finetuned(elsewhere)
+
+
 def test_examples_are_made_once_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
     rows = [{"ids": [1, 2]}, LeftOut("too_long"), {"ids": [3]}, LeftOut("too_long")]
     dataset, left_out = stored(tmp_path, "pairs", lambda: iter(rows))
@@ -331,9 +514,68 @@ def test_an_option_that_cannot_be_used_is_an_error(
 # --- many processes -------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def deepspeed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """DeepSpeed's plugin of accelerate, as the shipped file asks for it."""
+    from accelerate.commands import launch as launching
+    from accelerate.utils import DeepSpeedPlugin
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env
+
+    file = Path(training.__file__).parent / "accelerate" / "deepspeed.yaml"
+    told = ["--config_file", str(file), "--num_processes", "2", "-m", "rlaif.training"]
+    args, *_ = launching._validate_launch_command(
+        launching.launch_command_parser().parse_args(told)
+    )
+    args.deepspeed_fields_from_accelerate_config = ""
+    with monkeypatch.context() as inside:
+        for name, value in prepare_deepspeed_cmd_env(args)[1].items():
+            inside.setenv(name, value)
+        return DeepSpeedPlugin()
+
+
+def test_deepspeed_takes_the_batches_of_a_trl_training(
+    deepspeed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+    from transformers.integrations import deepspeed as integration
+    from trl import SFTConfig
+
+    from rlaif.training.fitting import arguments
+
+    class Trainers(integration.HfTrainerDeepSpeedConfig, HfDeepSpeedConfig):
+        """As it is where DeepSpeed is installed."""
+
+    for checked in ("dep_version_check", "set_hf_deepspeed_config"):
+        monkeypatch.setattr(integration, checked, lambda _: None)
+    args = arguments(SFTConfig, tmp_path, TrainerConfig(batch_size=12, micro_batch=4), seed=0)
+    made: Any = Trainers(deepspeed.deepspeed_config)
+    made.trainer_config_process(args)
+    made.trainer_config_finalize(args, None, 10)
+    found = {name: value for name, value in made.config.items() if isinstance(value, int | float)}
+    assert found.pop("steps_per_print")
+    assert found == {
+        "train_batch_size": 12,
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 3,
+        "gradient_clipping": 1.0,
+    }
+
+
+def test_deepspeed_needs_no_data_loader_for_ppo(deepspeed: Any) -> None:
+    from rlaif.policy.ppo.learner import _tell_deepspeed
+
+    assert deepspeed.is_auto("train_micro_batch_size_per_gpu")
+    _tell_deepspeed(deepspeed, 0.5)
+    for name, value in {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.5,
+    }.items():
+        assert deepspeed.get_value(name) == value
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_batch(model: Path, tmp_path: Path) -> None:
-    from rlaif.config.policy import DpoConfig
     from rlaif.policy import policy
 
     pairs = tiny.pairs(tmp_path / "pairs")

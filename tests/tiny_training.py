@@ -48,7 +48,7 @@ def reward_model(language_model: Path, folder: Path) -> Path:
     noise = torch.Generator().manual_seed(0)
     head = made.get_parameter(models.HEAD)
     head.data = torch.randn(head.shape, generator=noise)
-    made.config.pad_token_id = tokenizer.pad_token_id
+    made.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     made.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

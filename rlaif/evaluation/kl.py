@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlaif.engine.model import local_folder
+from rlaif.errors import ConfigError
 from rlaif.intervals import Clusters, mean, undefined
 from rlaif.jsonl import rows, writing
 from rlaif.records import Message, Sampled
@@ -34,10 +34,13 @@ def divergence(
     templates: Templates,
     *,
     answers: int,
+    revision: str | None = None,
+    make_room: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """KL in nats by model: `answer`, the mean over answers, and `token`, the mean over tokens.
 
-    Undefined, with the reason, where the weights of a model are not on this machine.
+    `weights` are folders or names on the hub, `revision` is of the start model there. `make_room`
+    is called before two models are loaded. Undefined, with the reason, where weights can't be had.
 
     Raises:
         TrainingFailed: the child process failed; its folder `into/kl` stays.
@@ -51,11 +54,19 @@ def divergence(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for name in possible:
-            _write_answers(folder, into / "samples.jsonl", name, templates, answers)
-        job = {"reference": weights["seed"], "models": {name: weights[name] for name in possible}}
+            _write_answers(folder, into / "samples.jsonl", name, answers)
+        job = {
+            "reference": (weights["seed"], revision),
+            "models": {name: weights[name] for name in possible},
+            "templates": str(templates.folder.resolve()),
+        }
         (folder / "job.json").write_text(json.dumps(job), "utf-8")
-        _launch(folder)
-        measured = json.loads((folder / "kl.json").read_text("utf-8"))
+        make_room()
+        try:
+            _launch(folder)
+            measured = json.loads((folder / "kl.json").read_text("utf-8"))
+        except ConfigError as error:
+            reasons |= dict.fromkeys(possible, error.what)
         shutil.rmtree(folder)
     return {
         name: measured.get(name) or dict.fromkeys(("answer", "token"), undefined(why).json())
@@ -65,11 +76,15 @@ def divergence(
 
 def measure(folder: Path) -> None:
     """Write `kl.json`; the entry of the child process."""
+    from rlaif.training import models
+
     job = json.loads((folder / "job.json").read_text("utf-8"))
-    reference = Weights(Path(job["reference"]))
+    start = models.source(*job["reference"])
+    trained = {name: models.source(where) for name, where in job["models"].items()}
+    reference = Weights(start)
     found = {}
-    for name, where in job["models"].items():
-        model = Weights(Path(where))
+    for name, where in trained.items():
+        model = Weights(where, job["templates"])
         by_answer, by_token = Clusters(2), Clusters(2)
         for messages, text in rows(folder / f"{name}.jsonl", tuple[tuple[Message, ...], str]):
             if counted := kl(model, reference, messages, text):
@@ -82,17 +97,18 @@ def measure(folder: Path) -> None:
 class Weights:
     """A causal language model with its tokenizer: in float32 on a CPU, as saved on a GPU."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, templates: str | None = None) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
         from rlaif.training.examples import Encoder
+        from rlaif.training.models import context_length
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if device == "cpu" else "auto"
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self.model = loaded.to(device).eval()
-        self.encode = Encoder(folder, self.model.config.max_position_embeddings)
+        self.encode = Encoder(folder, context_length(self.model), templates)
 
     def log_probs(self, prompt: list[int], answer: list[int]) -> torch.Tensor:
         """(T, V) log-probabilities of the next token at each of the answer's T tokens."""
@@ -109,7 +125,8 @@ def kl(
 ) -> tuple[float, int] | None:
     """KL(model || reference) summed over an answer's tokens, in nats; and how many tokens.
 
-    The token that ends the turn is one of them. None where the answer doesn't fit the context.
+    The token that ends the turn is one of them. None where the answer doesn't fit the context, or
+    the encoder can't read it.
     """
     from rlaif.training.examples import LeftOut
 
@@ -127,21 +144,18 @@ def _why_not(name: str, weights: Mapping[str, str], answers: int) -> str:
     for needed in (name, "seed"):
         if needed not in weights:
             return f"it is not known where the weights of {needed} lie"
-        if local_folder(weights[needed]) is None:
-            return f"the weights of {needed} are not a folder on this machine"
     return ""
 
 
-def _write_answers(folder: Path, samples: Path, name: str, templates: Templates, n: int) -> None:
-    """`<name>.jsonl`: the first `n` answers of a model, each as (messages as asked, text)."""
-
+def _write_answers(folder: Path, samples: Path, name: str, n: int) -> None:
+    """`<name>.jsonl`: the first `n` answers of a model, each as (prompt's messages, text)."""
     own = (s for s in rows(samples, Sampled) if s.model == name and not s.unanswered)
     with writing(folder / f"{name}.jsonl") as write:
         for sampled in islice(own, n):
-            write((templates.asked(sampled.prompt.messages), sampled.text))
+            write((sampled.prompt.messages, sampled.text))
 
 
 def _launch(folder: Path) -> None:
     from rlaif.training import launch
 
-    launch("rlaif.evaluation.kl:measure", folder)
+    launch("rlaif.evaluation.kl:measure", folder, saving="set `evaluation.kl: 0`")

@@ -36,18 +36,20 @@ def policy(
     prompts: Path | None = None,
     rewarded: Path | None = None,
     judge: Mapping[str, Any] | None = None,
+    templates: Path | None = None,
 ) -> dict[str, Any]:
     """Train `model`; `into/model` is served as it was.
 
     DPO and KTO learn from the `pairs` of the preferences stage. The kinds of `ON_POLICY` need
     `prompts` and, as far as their rewards ask for it, the reward stage's folder (`rewarded`) and
-    the `judge` (`rlaif.policy.rewards.opened`).
+    the `judge` (`rlaif.policy.rewards.opened`). Prompts are asked by `draft.j2` of the folder
+    `templates`; without it as they are.
 
     Metrics of DPO and KTO: `examples`; `left_out` by reason; `steps`, `tokens` (of one pass); means
     over the last tenth of the steps of `loss`, `margin` (reward of the likelier over the unlikelier
     answer, in units of the loss), `accuracy` (how often it is positive) and `kl`; `seconds`. Of the
     others: the same means of their own curves; `planned_steps`, `answers`; `probe`, its first and
-    last; and `stopped`, the wire that tripped.
+    last; and `stopped`, the wire that tripped. With a judge, its `calls`.
 
     Raises:
         ConfigError: an option would do nothing here, or the model cannot be used.
@@ -64,4 +66,8 @@ def policy(
         folders = model_folders(config.rewards, own)
         given = {"prompts": prompts, "reward_models": folders, "judge": judge, "critic": own}
     entry = f"rlaif.policy.{config.kind}:fit"
-    return training.train(entry, into, config, model=model, seed=seed, **given)
+    metrics = training.train(
+        entry, into, config, model=model, seed=seed, templates=templates, **given
+    )
+    calls = metrics.get("rewards", {}).pop("calls", None)  # they are the stage's, as elsewhere
+    return metrics | {"calls": calls} if calls else metrics

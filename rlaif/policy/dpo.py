@@ -106,7 +106,7 @@ def fit(into: Path) -> None:
     began, asked = time.monotonic(), training.job(into)
     config = DpoConfig.model_validate(asked["config"])
     start, pairs, seed = models.source(asked["model"]), Path(asked["pairs"]), asked["seed"]
-    encode = Encoder(start, config.max_length)
+    encode = Encoder(start, config.max_length, asked.get("templates"))
     dataset, left_out = stored(into, "pairs", lambda: _examples(pairs, encode, config))
     trainer = _trainer(start, into, config, dataset, encode, seed)
     fitted = fitting.fit(trainer, into)

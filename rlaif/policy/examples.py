@@ -38,18 +38,15 @@ def questions(
 
     `record` is the `Prompt` as JSON, `prompt` its turns, `prompt_ids` their tokens up to where the
     model begins to answer. Left out: what has no room for `answer` tokens within the encoder's
-    `max_length`.
+    `max_length`, and what the encoder cannot read.
     """
     import msgspec
-    from jinja2 import TemplateError
 
-    render = encode.tokenizer.apply_chat_template
     for row in islice(rows(prompts / f"{split}.jsonl", Prompt), limit):
-        turns = [{"role": m.role, "content": m.content} for m in row.messages]
         try:
-            ids = render(turns, add_generation_prompt=True, return_dict=False)
-        except TemplateError:
-            yield LeftOut("refused_by_chat_template")
+            turns, ids = encode.asked(row.messages)
+        except LeftOut as why:
+            yield why
             continue
         if len(ids) + answer > encode.max_length:
             yield LeftOut("too_long")

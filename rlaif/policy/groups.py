@@ -18,6 +18,7 @@ from typing import Any
 
 from rlaif import training
 from rlaif.config.policy import GrpoConfig, RlooConfig
+from rlaif.errors import ConfigError
 from rlaif.policy.examples import questions
 from rlaif.policy.rewards import Rewards, opened
 from rlaif.policy.tracking import Reporting
@@ -33,11 +34,17 @@ def fit(into: Path, config: GrpoConfig | RlooConfig, trainer: Any, arguments: An
     """Train and save with TRL's `trainer` and its `arguments`; `into/job.json` says what."""
     began, asked = time.monotonic(), training.job(into)
     start, seed = models.source(asked["model"]), asked["seed"]
-    encode, room = Encoder(start, config.max_length), config.max_tokens
-    prompts = Path(asked["prompts"])
+    encode = Encoder(start, config.max_length, asked.get("templates"))
+    prompts, room = Path(asked["prompts"]), config.max_tokens
     dataset, left_out = stored(
         into, "prompts", lambda: questions(prompts, encode, answer=room, limit=config.limit)
     )
+    if dataset[0]["prompt"][-1]["role"] == "assistant":
+        what, remedy = (
+            "TRL begins every answer anew",
+            "remove its assistant block, or take kind: ppo",
+        )
+        raise ConfigError(what, where="draft.j2", remedy=remedy)
     folders = {name: Path(folder) for name, folder in asked["reward_models"].items()}
     with opened(config.rewards, reward_models=folders, judge=asked["judge"], seed=seed) as rewards:
         watch = Watch(into, asked, config, encode, rewards)

@@ -40,7 +40,7 @@ def fit(into: Path) -> None:
     began, asked = time.monotonic(), training.job(into)
     config = KtoConfig.model_validate(asked["config"])
     start, pairs, seed = models.source(asked["model"]), Path(asked["pairs"]), asked["seed"]
-    encode = Encoder(start, config.max_length)
+    encode = Encoder(start, config.max_length, asked.get("templates"))
     dataset, left_out = stored(into, "answers", lambda: _examples(pairs, encode, config))
     trainer = TokenKTOTrainer(
         model=models.load_model(start, frozen=config.lora is not None),

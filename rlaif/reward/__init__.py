@@ -21,9 +21,17 @@ __all__ = ["RewardModel", "reward", "scores"]
 
 
 def reward(
-    into: Path, config: RewardConfig, *, pairs: Path, model: str, seed: int
+    into: Path,
+    config: RewardConfig,
+    *,
+    pairs: Path,
+    model: str,
+    seed: int,
+    templates: Path | None = None,
 ) -> dict[str, Any]:
     """Train a reward model on the pairs of the preferences stage, measured on held-out prompts.
+
+    Prompts are read as `draft.j2` of the folder `templates` asks them; without it as they are.
 
     Metrics: `examples`; `left_out` by reason; `steps`, `tokens` (of one pass); `loss`, the mean
     over the last tenth of the steps; what `quality.figures` finds of the held-out pairs; `seconds`.
@@ -33,6 +41,5 @@ def reward(
         DataError: there is nothing to train on.
         TrainingFailed: the training process failed.
     """
-    return training.train(
-        "rlaif.reward.trainer:fit", into, config, pairs=pairs, model=model, seed=seed
-    )
+    given = {"pairs": pairs, "model": model, "templates": templates}
+    return training.train("rlaif.reward.trainer:fit", into, config, seed=seed, **given)

@@ -27,7 +27,7 @@ class RewardModel:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = models.load_reward_model(folder).to(device).eval()  # pyright: ignore
-        self._encode = Encoder(folder, self._model.config.max_position_embeddings)
+        self._encode = Encoder(folder, models.context_length(self._model))
         self._batch = batch
 
     def scores(self, rows: Iterable[tuple[Sequence[Message], str]]) -> Iterator[float | None]:
@@ -65,7 +65,7 @@ class RewardModel:
     def _rewards(self, batch: list[Ids]) -> list[float]:
         import torch
 
-        pad = self._model.config.pad_token_id
+        pad = self._model.config.get_text_config().pad_token_id
         longest = max(map(len, batch))
         ids = torch.tensor([s + [pad] * (longest - len(s)) for s in batch])  # (B, T)
         mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in batch])

@@ -60,7 +60,7 @@ def fit(into: Path) -> None:
     began, asked = time.monotonic(), training.job(into)
     config = RewardConfig.model_validate(asked["config"])
     start, pairs, seed = models.source(asked["model"]), Path(asked["pairs"]), asked["seed"]
-    encode = Encoder(start, config.max_length)
+    encode = Encoder(start, config.max_length, asked.get("templates"))
 
     def part(heldout: bool) -> Iterator[Example | LeftOut]:
         return _examples(pairs, encode, config.heldout, seed, heldout)

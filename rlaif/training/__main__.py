@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rlaif import errors
 from rlaif.errors import RlaifError
 from rlaif.training.launching import DISK_FULL, ERROR, LOG, write_whole
 
+_PATIENCE = timedelta(days=1)  # of processes that wait for the first one to make the examples
 _FULL = ("No space left on device", "os error 28", "PytorchStreamWriter failed writing")
 
 
@@ -24,6 +26,7 @@ def main(entry: str, folder: Path) -> int:
     module, _, function = entry.partition(":")
     try:
         with _alone(folder):
+            _join()
             getattr(import_module(module), function)(folder)
     except Exception as error:
         traceback.print_exc()
@@ -42,6 +45,15 @@ def _alone(folder: Path) -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _join() -> None:
+    """Meet the other processes of the training, if it has any, before anybody else does it: NCCL's
+    own patience is ten minutes."""
+    if "LOCAL_RANK" in os.environ:
+        from accelerate import PartialState
+
+        PartialState(timeout=_PATIENCE)
 
 
 def _told(error: RlaifError) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import DataError
 from rlaif.records import Message
+from rlaif.templates import Templates, inert
 from rlaif.training.launching import EXAMPLES, write_whole
 from rlaif.training.models import load_tokenizer
 
@@ -30,12 +32,19 @@ class LeftOut(Exception):
 class Encoder:
     """Renders a prompt and an answer with the model's chat template.
 
-    The answer ends with the token that ends a turn, in training and in scoring alike (trl#5813):
-    what a template puts after it is left away, and where it puts none there, it is added.
+    With a folder of `templates` a prompt is what its `draft.j2` makes of it, as wherever answers
+    are drawn; without one it is asked as it stands. A last turn of the assistant's is a beginning
+    that the answer goes on from. The answer ends with the token that ends a turn, in training and
+    in scoring alike (trl#5813): what a template puts after it is left away, and where it puts none
+    there, it is added.
     """
 
-    def __init__(self, folder: Path, max_length: int) -> None:
+    def __init__(self, folder: Path, max_length: int, templates: str | Path | None = None) -> None:
         self.tokenizer: Any = load_tokenizer(folder)
+        self._templates = Templates(templates) if templates else None
+        added = self.tokenizer.added_tokens_decoder.values()
+        controls = [re.escape(token.content) for token in added if token.special]
+        self._control = re.compile("|".join(controls) or "(?!)")
         self.max_length = max_length
         self._ends = _ends(folder) | {self.tokenizer.eos_token_id}
         self._warned = False
@@ -50,16 +59,12 @@ class Encoder:
         """Token ids of the prompt, up to where the model begins to answer, and of the answer.
 
         Raises:
-            LeftOut: both together have more than `max_length` tokens, or the template refuses them.
+            LeftOut: both together have more than `max_length` tokens, or as in `asked`.
         """
-        from jinja2 import TemplateError
-
-        turns = [{"role": m.role, "content": m.content} for m in prompt]
-        try:
-            asked = self._render(turns, add_generation_prompt=True)
-            whole = self._render([*turns, {"role": "assistant", "content": answer}])
-        except TemplateError as error:
-            raise LeftOut("refused_by_chat_template") from error
+        turns, asked = self.asked(prompt)
+        self._check(answer)
+        begun = turns.pop()["content"] if turns[-1]["role"] == "assistant" else ""
+        whole = self._render([*turns, {"role": "assistant", "content": begun + answer}])
         start = _common_prefix(asked, whole)
         if start < len(asked):
             self._warn(asked[start:])
@@ -68,8 +73,35 @@ class Encoder:
             raise LeftOut("too_long")
         return asked[:start], answered
 
+    def asked(self, prompt: Sequence[Message]) -> tuple[list[dict[str, str]], Ids]:
+        """The turns of a prompt as the model is asked it; and their token ids, up to where it
+        begins to answer.
+
+        Raises:
+            LeftOut: the chat template refuses them, or a text has what the tokenizer reads as a
+                control token.
+        """
+        if self._templates and prompt[-1].role == "user":
+            self._check(*(inert(m.content) for m in prompt))  # not what the template's author says
+            prompt = self._templates.asked(prompt)
+        else:
+            self._check(*(m.content for m in prompt))
+        turns = [{"role": m.role, "content": m.content} for m in prompt]
+        begun = turns[-1]["role"] == "assistant"
+        ids = self._render(turns, add_generation_prompt=not begun, continue_final_message=begun)
+        return turns, ids
+
+    def _check(self, *texts: str) -> None:
+        if any(map(self._control.search, texts)):
+            raise LeftOut("control_tokens")
+
     def _render(self, turns: list[dict[str, str]], **options: Any) -> Ids:
-        return self.tokenizer.apply_chat_template(turns, return_dict=False, **options)
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(turns, return_dict=False, **options)
+        except (TemplateError, ValueError) as error:
+            raise LeftOut("refused_by_chat_template") from error
 
     def _ended(self, ids: Ids) -> Ids:
         for end in range(len(ids), 0, -1):

@@ -31,12 +31,11 @@ _ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",  # no module is taken from the folder where we happen to be
 }
 
+_NO_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
+_SAVING = (
+    "set a smaller micro_batch (the result stays the same), a smaller max_length, or `lora: {}`"
+)
 _REMEDIES = (
-    (
-        ("CUDA out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError"),
-        "memory is full: set a smaller micro_batch (the result stays the same), "
-        "a smaller max_length, or `lora: {}`",
-    ),
     (
         ("CUDA error", "NCCL"),
         "the GPU failed; start the same command again: it goes on from the last checkpoint",
@@ -73,11 +72,12 @@ def train(entry: str, into: Path, config: TrainerConfig, **given: Any) -> dict[s
     return metrics
 
 
-def launch(entry: str, folder: Path, *, args: Sequence[str] = ()) -> None:
+def launch(entry: str, folder: Path, *, args: Sequence[str] = (), saving: str = _SAVING) -> None:
     """Call `entry` ("module:function") with `folder` in a child process, and wait for its end.
 
     With `args` the child is `accelerate launch ARGS`. It cannot outlive us, however we die; when we
-    are stopped it has some seconds for a checkpoint. Its output is in FOLDER/train.log.
+    are stopped it has some seconds for a checkpoint. Its output is in FOLDER/train.log. `saving`
+    is the remedy where memory is full.
 
     Raises:
         RlaifError: the function raised it; here it is the same.
@@ -97,7 +97,7 @@ def launch(entry: str, folder: Path, *, args: Sequence[str] = ()) -> None:
     finally:
         child.stop()
     if child.returncode:
-        raise _failure(child, child.returncode, folder, entry)
+        raise _failure(child, child.returncode, folder, entry, saving)
 
 
 def job(folder: Path) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _watch(child: Child, folder: Path, entry: str) -> None:
             time.sleep(_POLL_S)
 
 
-def _failure(child: Child, code: int, folder: Path, entry: str) -> RlaifError:
+def _failure(child: Child, code: int, folder: Path, entry: str, saving: str) -> RlaifError:
     if told := _told(folder):
         return told
     end = child.log_end()
@@ -161,7 +161,7 @@ def _failure(child: Child, code: int, folder: Path, entry: str) -> RlaifError:
     return TrainingFailed(
         f"the training failed (exit status {code}); the end of its log:\n{end}",
         where=entry,
-        remedy=_remedy(end, code, folder / LOG),
+        remedy=_remedy(end, code, folder / LOG, saving),
     )
 
 
@@ -175,13 +175,15 @@ def _told(folder: Path) -> RlaifError | None:
     return kind(told["what"], where=told["where"], remedy=told["remedy"])
 
 
-def _remedy(log: str, code: int, path: Path) -> str:
+def _remedy(log: str, code: int, path: Path, saving: str) -> str:
+    if any(mark in log for mark in _NO_MEMORY):
+        return f"memory is full: {saving}"
     for marks, advice in _REMEDIES:
         if any(mark in log for mark in marks):
             return advice
     if code in (137, -9):
         return (
-            "it was killed, most likely for want of memory: set a smaller micro_batch, or `lora: "
-            "{}`; started again, it goes on from the last checkpoint"
+            f"it was killed, most likely for want of memory: {saving}; started again, it goes on "
+            "from the last checkpoint"
         )
     return f"read {path}; started again, it goes on from the last checkpoint"

@@ -106,6 +106,11 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
     return model
 
 
+def context_length(model: PreTrainedModel) -> int:
+    """How many tokens a model can read."""
+    return model.config.get_text_config().max_position_embeddings
+
+
 def load_reward_model(folder: Path) -> PreTrainedModel:
     """A trained reward model, in float32.
 
@@ -197,7 +202,8 @@ def _merged(
 
     model = load_model(start, reward=reward)
     if reward:
-        model.config.pad_token_id = trainer.model.config.pad_token_id  # pyright: ignore
+        padding = trainer.model.config.get_text_config().pad_token_id  # pyright: ignore
+        model.config.get_text_config().pad_token_id = padding
     if lora is None:
         model.load_state_dict(state)
         return model

@@ -13,12 +13,14 @@ from rlaif.training import models
 
 
 class Critic(nn.Module):
-    """A backbone and a linear head, whose weights and arithmetic are float32 at all times."""
+    """A backbone and a linear head, whose arithmetic is float32 at all times; so are its weights,
+    unless DeepSpeed keeps them itself."""
 
     def __init__(self, backbone: Any, head: Tensor | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.config.hidden_size, 1, dtype=torch.float32)
+        width = backbone.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, 1, dtype=torch.float32)
         nn.init.zeros_(self.head.bias)
         with torch.no_grad():
             self.head.weight.copy_(head) if head is not None else self.head.weight.zero_()
@@ -27,7 +29,8 @@ class Critic(nn.Module):
         """The values of the states before each of the last `answer` tokens. (B, A)"""
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[:, -answer - 1 : -1]
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head(hidden.float()).squeeze(-1)
+            weight, bias = self.head.weight.float(), self.head.bias.float()
+            return nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
 
 
 def load_critic(reward_model: Path | None, start: Path, lora: LoraConfig | None) -> Critic:

@@ -30,6 +30,7 @@ class Learner:
         weights = [p for p in model.parameters() if p.requires_grad]
         fused = self.accelerator.num_processes == 1
         optimizer = torch.optim.AdamW(weights, rate, eps=1e-5, weight_decay=0.0, fused=fused)
+        _tell_deepspeed(self.accelerator.deepspeed_plugin, max_grad_norm)
         prepared = self.accelerator.prepare(model, optimizer)
         self.model: Any = prepared[0]
         self._optimizer: Any = prepared[1]
@@ -66,6 +67,17 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from `save`."""
         self.accelerator.load_state(str(folder))
+
+
+def _tell_deepspeed(plugin: Any, max_grad_norm: float) -> None:
+    """What DeepSpeed, where it is used, takes from a data loader or from its own config: its steps
+    are ours, so it counts one micro batch of one for each."""
+    if plugin:
+        plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": max_grad_norm,
+        }
 
 
 def without_dropout(model: nn.Module) -> None:

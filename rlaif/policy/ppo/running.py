@@ -64,7 +64,7 @@ class Session:
         self._into, self._config, self._rewards = into, config, rewards
         self._start, seed = models.source(asked["model"]), asked["seed"]
         set_seed(seed)  # of new adapters
-        self.encode = Encoder(self._start, config.max_length)
+        self.encode = Encoder(self._start, config.max_length, asked.get("templates"))
         prompts = Path(asked["prompts"])
         self._prompts, self._left_out = training_prompts(into, prompts, self.encode, config, seed)
         self.policy = Policy(self._start, config)

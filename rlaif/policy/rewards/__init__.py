@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlaif.config.policy import RewardsConfig
+from rlaif.engine.counts import Counts
 from rlaif.errors import ConfigError
 from rlaif.policy.rewards.moments import Moments, of_all_processes
 from rlaif.records import Prompt
@@ -53,6 +54,7 @@ class Rewards:
         self._moments = {name: Moments() for name in sources}
         self._unscored: Counter[str] = Counter()
         self._scored = 0
+        self._calls_before, self._calls = Counts(), Counts()  # of an attempt before, of this
         self.batch: dict[str, float] = {}
 
     def score(
@@ -92,9 +94,21 @@ class Rewards:
         return [so_far + weight * value for so_far, value in zip(known, values, strict=True)]
 
     def _tally(self, known: Sequence[float], unscored: Counter[str]) -> None:
-        for scored, why in of_all_processes((len(known) - unscored.total(), unscored)):
+        judge = self._sources.get("judge", (0, None))[1]
+        calls = getattr(judge, "counts", Counts())
+        self._calls = Counts()
+        for scored, why, asked in of_all_processes(
+            (len(known) - unscored.total(), unscored, calls)
+        ):
             self._scored += scored
             self._unscored.update(why)
+            self._calls.merge(asked)
+
+    def _all_calls(self) -> dict[str, Any]:
+        total = Counts()
+        total.merge(self._calls_before)
+        total.merge(self._calls)
+        return total.as_dict()
 
     def _shortened(self, values: list[float], lengths: Sequence[int] | None) -> list[float]:
         target = self._config.length_target
@@ -109,18 +123,22 @@ class Rewards:
     def state(self) -> dict[str, Any]:
         """What exact resume needs, as JSON."""
         moments = {name: moments.state() for name, moments in self._moments.items()}
-        return {"moments": moments, "scored": self._scored, "unscored": dict(self._unscored)}
+        counted = {"scored": self._scored, "unscored": dict(self._unscored)}
+        return {"moments": moments, **counted, "calls": self._all_calls()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
         self._moments = {name: Moments(*found) for name, found in state["moments"].items()}
         self._scored, self._unscored = state["scored"], Counter(state["unscored"])
+        if calls := state.get("calls"):
+            self._calls_before = Counts.of(calls)
 
     def metrics(self) -> dict[str, Any]:
         """Since the start: by source the mean and standard deviation before normalisation, and the
         number of answers behind them; how many answers are `scored`, and how many have no reward
-        (`unscored`), by reason. Of all processes together."""
-        return {
+        (`unscored`), by reason; with a judge, its `calls`. Of all processes together."""
+        calls = {"calls": self._all_calls()} if "judge" in self._sources else {}
+        return calls | {
             "sources": {name: moments.json() for name, moments in self._moments.items()},
             "scored": self._scored,
             "unscored": dict(sorted(self._unscored.items())),

@@ -16,7 +16,7 @@ from typing import Any
 from rlaif.config.engine import EngineConfig
 from rlaif.config.policy import JudgeRewardConfig
 from rlaif.constitution import Constitution, Principle, choose, load, phrase
-from rlaif.engine import Model
+from rlaif.engine import Counts, Model
 from rlaif.errors import ConfigError
 from rlaif.records import Answer, Call, Outcome, Prompt, Sampling
 from rlaif.templates import Templates
@@ -48,6 +48,11 @@ class JudgeReward:
         fit = tuple(p for p in constitution.principles if p.critique and p.prefer)
         self._law = constitution.model_copy(update={"principles": fit})
         self._config, self._model, self._templates, self._seed = config, model, templates, seed
+
+    @property
+    def counts(self) -> Counts:
+        """The calls to the judge so far."""
+        return self._model.counts
 
     def __call__(
         self, prompts: Sequence[Prompt], answers: Sequence[str], ids: Sequence[list[int]]
