@@ -14,7 +14,7 @@ with Pipeline.open(load(sys.argv[1])) as run:
     finetuned = run.finetune(critiqued)
     preferred = run.preferences(prompts, finetuned)
     labels = run.audit(preferred)
-    rewarded = run.reward(labels, finetuned)
+    rewarded = run.reward(labels, finetuned) if run.config.reward.enabled else None
     policy = run.policy(labels, finetuned, prompts, rewarded)
     run.evaluation(prompts, critiqued, finetuned, preferred, policy)
     print(run.report())

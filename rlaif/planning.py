@@ -206,10 +206,12 @@ def _reckon(stage: Planned, root: Path) -> None:
     for record in sorted(_records(name, root), key=lambda r: r["finished"], reverse=True):
         if stage.state == "done":
             return
+        answered, tokens = _paid(record["metrics"])
         if name in TRAININGS:
             stage.seconds = record["seconds"]
+            if answered and stage.calls:
+                stage.tokens = round(tokens / answered * stage.calls)
             return
-        answered, tokens = _paid(record["metrics"])
         if answered:
             stage.tokens = round(tokens / answered * stage.calls)
             stage.seconds = round(record["seconds"] / answered * stage.calls, 1)

@@ -7,12 +7,9 @@ turns into text, a zero or a tie.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
-
-log = logging.getLogger(__name__)
 
 Role = Literal["system", "user", "assistant"]
 
@@ -88,7 +85,6 @@ Outcome = Answer | Unanswered
 def read(outcome: Outcome) -> tuple[str, str]:
     """The text of an outcome, and why it cannot be used: a `Reason`, length or empty; else ""."""
     if not isinstance(outcome, Answer):
-        log.debug("unanswered: %s", outcome.detail)
         return "", outcome.reason.value
     if outcome.finish == "length":
         return outcome.text, "length"
@@ -189,8 +185,8 @@ class Pair:
 class Sampled:
     """One answer of one model to a held-out prompt (evaluation/samples.jsonl).
 
-    `violates` holds the judge's P(violates) by principle, `truth` the oracle's findings where there
-    is an oracle.
+    `cut`: it ends where max_tokens did, and is judged as it stands. `violates` holds the judge's
+    P(violates) by principle, `truth` the oracle's findings where there is an oracle.
     """
 
     model: str
@@ -202,6 +198,7 @@ class Sampled:
     truth: dict[str, Any] = field(default_factory=dict)
     unanswered: str = ""
     call: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

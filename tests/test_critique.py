@@ -18,7 +18,7 @@ from rlaif.constitution import Constitution, choose
 from rlaif.critique import critique
 from rlaif.engine.models import Model, Models
 from rlaif.engine.scripted import Reply, ScriptedEngine
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, EngineError
 from rlaif.jsonl import rows, writing
 from rlaif.records import Answer, Call, Chain, Message, Prompt, Reason, Unanswered
 from rlaif.shipped import SEED_MODEL
@@ -303,7 +303,8 @@ def test_a_call_without_an_answer_is_asked_again_by_the_next_run(
         return LOST if task(call) == "revise" else world()(call)
 
     with Store(tmp_path / "store.sqlite3") as store:
-        Ran(folder, script, store=store, rounds=1)
+        with pytest.raises(EngineError, match=r"40 of 40 calls .*40 unavailable.*: 503"):
+            Ran(folder, script, store=store, rounds=1)
         again = Ran(folder, store=store, rounds=1)
     assert (again.sent("draft", "critique"), again.sent("revise")) == (0, 40)
     assert again.written == Ran(folder, rounds=1).written

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
-from rlaif.engine import Counts, Engine, EngineConfig, wire
+from rlaif.engine import Counts, Engine, EngineConfig, Model, ScriptedEngine, wire
 from rlaif.errors import ConfigError, EngineError
 from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered
 from tests.faults import fault_server, stats
@@ -55,31 +57,104 @@ def test_faults_end_as_answers_or_reasons_and_nothing_is_invented():
     assert all(served.get(fault, 0) > 0 for fault in RATES)
 
 
+def poisonous(fault: str, *labels: str) -> Call:
+    """A call that is always answered with this fault."""
+    prefill = (Message("assistant", "("),) if labels else ()
+    return Call((Message("user", f"poison {fault}"), *prefill), labels=labels)
+
+
 @pytest.mark.parametrize(
-    ("fault", "call", "reason"),
+    ("call", "reason"),
     [
-        ("429", text_call(), Reason.UNAVAILABLE),
-        ("5xx", text_call(), Reason.UNAVAILABLE),
-        ("reset", text_call(), Reason.UNAVAILABLE),
-        ("timeout", text_call(), Reason.UNAVAILABLE),
-        ("malformed", text_call(), Reason.MALFORMED),
-        ("nan", label_call(), Reason.NOT_A_NUMBER),
+        (poisonous("429"), Reason.UNAVAILABLE),
+        (poisonous("5xx"), Reason.UNAVAILABLE),
+        (poisonous("reset"), Reason.UNAVAILABLE),
+        (poisonous("timeout"), Reason.UNAVAILABLE),
+        (poisonous("malformed"), Reason.MALFORMED),
+        (poisonous("nan", *LABELS), Reason.NOT_A_NUMBER),
     ],
 )
-def test_a_lasting_fault_becomes_a_reason_that_names_the_url(fault, call, reason):
-    with fault_server(**{fault: 1.0}) as url:
+def test_a_call_that_always_fails_becomes_a_reason_and_holds_up_nothing(call, reason):
+    with fault_server() as url:
         engine = engine_for(url, retries=1, timeout_s=0.3)
-        (outcome,) = engine.answers([call])
+        outcome, *rest = engine.answers([call, text_call()])
+        (alone,) = engine.answers([call])
     assert isinstance(outcome, Unanswered)
     assert outcome.reason is reason
     assert url in outcome.detail or reason in (Reason.MALFORMED, Reason.NOT_A_NUMBER)
+    assert all(isinstance(other, Answer) for other in rest)
+    assert isinstance(alone, Unanswered)
+    assert alone.reason is reason
+    assert engine.counts.said[reason]
+
+
+@pytest.mark.parametrize("fault", ["429", "5xx", "reset", "timeout", "malformed"])
+def test_an_outage_ends_the_run_and_leaves_no_holes(fault):
+    store, calls = MemoryStore(), [text_call(i) for i in range(300)]
+    with fault_server() as url:
+        list(engine_for(url).answers(calls[:100], store=store))
+    with fault_server(**{fault: 1.0}) as url:
+        engine = engine_for(url, retries=1, timeout_s=0.3, grace_s=0.5)
+        start = time.monotonic()
+        with pytest.raises(EngineError, match="has answered anything") as error:
+            list(engine.answers(calls, store=store))
+        assert time.monotonic() - start < 20
+    assert url in str(error.value)
+    assert {"429": "slow down", "5xx": "oops"}.get(fault, "last attempt") in str(error.value)
+    with fault_server() as url:
+        engine = engine_for(url)
+        assert all(isinstance(o, Answer) for o in engine.answers(calls, store=store))
+    assert (engine.counts.cached, engine.counts.answered) == (100, 200)
+
+
+def test_a_call_that_an_outage_hit_is_asked_again_when_the_server_is_back():
+    with fault_server(recover_s=3.0) as url:
+        engine = engine_for(url, retries=1, grace_s=30.0)
+        outcomes = list(engine.answers(text_call(i) for i in range(500)))
+    assert all(isinstance(outcome, Answer) for outcome in outcomes)
 
 
 def test_deadline():
-    with fault_server(timeout=1.0) as url:
-        (outcome,) = engine_for(url, deadline_s=0.3).answers([text_call()])
+    with fault_server() as url:
+        (outcome,) = engine_for(url, deadline_s=0.3, timeout_s=0.2).answers([poisonous("timeout")])
     assert isinstance(outcome, Unanswered)
     assert outcome.reason is Reason.CANCELLED
+
+
+REFUSED = Unanswered(Reason.REFUSED, "HTTP 400: no such parameter")
+
+
+@pytest.mark.parametrize(
+    ("lost", "n", "stops"),
+    [(1, 1, True), (37, 37, True), (36, 40, True), (35, 40, False), (1, 2, False)],
+)
+def test_hardly_any_answer_is_an_error_in_the_servers_words(lost, n, stops, caplog):
+    model = Model.of(ScriptedEngine(lambda call: REFUSED if number(call) < lost else "well"))
+    calls = [text_call(i) for i in range(n)]
+    with pytest.raises(EngineError, match="no such parameter") if stops else nullcontext() as told:
+        assert len(list(model.answers(calls, "drafts"))) == n
+    if told:
+        assert f"{lost} of {n} calls have no answer ({lost} refused)" in str(told.value)
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warned == ["drafts: a call has no answer (refused): HTTP 400: no such parameter"]
+    assert model.counts.as_dict()["said"] == {"refused": REFUSED.detail}
+
+
+def test_a_few_lost_calls_after_many_answers_are_no_error():
+    model = Model.of(ScriptedEngine(lambda call: REFUSED if number(call) < 3 else "well"))
+    list(model.answers(text_call(i) for i in range(3, 40)))
+    assert list(model.answers(text_call(i) for i in range(3))) == [REFUSED] * 3
+
+
+def test_a_thousand_calls_without_an_answer_are_enough_to_know():
+    engine = ScriptedEngine(lambda call: REFUSED)
+    with pytest.raises(EngineError, match="1,000 of 1,000"):
+        list(Model.of(engine).answers(text_call(i) for i in range(100_000)))
+    assert len(engine.asked) < 10_000
+
+
+def number(call: Call) -> int:
+    return int(call.messages[-1].content.split()[-1])
 
 
 def test_a_bad_server_is_avoided():
@@ -173,9 +248,9 @@ def test_the_store_is_asked_first_and_unanswered_is_never_stored():
     assert first == again
     assert engine.counts.answered == len(store.rows) == 400
     assert (counts.cached, counts.sent) == (1000, 0)
-    with fault_server(malformed=1.0) as url:
+    with fault_server() as url:
         store.rows.clear()
-        list(engine_for(url).answers(calls[:3], store=store))
+        list(engine_for(url).answers([poisonous("malformed")] * 3, store=store))
     assert not store.rows
 
 
@@ -197,6 +272,18 @@ def test_the_seed_depends_on_everything_in_the_call():
     ]
     assert len({wire.derived_seed(call) for call in (base, *others)}) == 4
     assert wire.derived_seed(base) == wire.derived_seed(Call((Message("user", "q"),)))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_is_drawn_as_asked_and_not_as_the_models_defaults_have_it(temperature):
+    """`_DEFAULT_SAMPLING_PARAMS` of vLLM's chat requests: what a request leaves out comes from the
+    model's generation_config.json."""
+    call = Call((Message("user", "q"),), Sampling(temperature, top_p=0.9, max_tokens=7))
+    sent = json.loads(wire.encode(call, "m"))
+    neutral = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    neutral |= {"presence_penalty": 0, "frequency_penalty": 0}
+    assert {key: sent[key] for key in neutral} == neutral
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (temperature, 0.9, 7)
 
 
 @pytest.mark.parametrize("key", ["--trust-remote-code", "--host=0.0.0.0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -25,10 +26,15 @@ LABELS = ("A", "B")
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with a byte-level tokenizer, saved as users' models are."""
+    """A random Llama with a byte-level tokenizer, saved as users' models are: it says how it would
+    be sampled, which is not how it is asked to be."""
     from tests.faults.tiny_model import save_tiny_model
 
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+    folder = save_tiny_model(tmp_path_factory.mktemp("tiny"))
+    defaults = folder / "generation_config.json"
+    own = {"do_sample": True, "top_k": 1, "repetition_penalty": 1.1}
+    defaults.write_text(json.dumps(json.loads(defaults.read_text("utf-8")) | own), "utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -234,6 +240,7 @@ def test_models_that_cannot_be_served_are_refused_before_anything_starts(
         return str(error.value)
 
     assert "no such model folder" in complaint(tmp_path / "missing")
+    assert "check `model`, or `feedback.model`" in complaint("./missing")
     assert "config.json" in complaint(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rlaif import training
 from rlaif.calibration import Calibration, scaled, sigmoid, temperature
 from rlaif.completions import Store
 from rlaif.config.run import EvaluationConfig
@@ -27,6 +29,7 @@ from rlaif.intervals import Clusters, Share, difference, mean, ratio, share
 from rlaif.jsonl import rows, writing
 from rlaif.prompts import prompts
 from rlaif.records import (
+    Answer,
     Call,
     Chain,
     Message,
@@ -299,14 +302,17 @@ def test_what_has_no_answer_is_counted_and_left_out(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_fails_gives_no_verdict(tmp_path: Path) -> None:
-    def silent(call: Call) -> Any:
-        return Unanswered(Reason.UNAVAILABLE, "") if call.labels else ""
+    asked, compared = itertools.count(), itertools.count()
 
-    played = Played(tmp_path, three(), Model.of(ScriptedEngine(silent)), oracle=None)
+    def failing(call: Call) -> Any:
+        """All but three of nine questions about an answer, and every second of a comparison."""
+        lost = next(compared) % 2 if call.labels == ("A", "B") else next(asked) % 3
+        return Unanswered(Reason.UNAVAILABLE, "") if lost else (0.6, 0.4)
+
+    played = Played(tmp_path, three(), Model.of(ScriptedEngine(failing)), oracle=None)
     found = played.run(n=5)
-    assert not any(s.violates for s in played.samples)
-    assert found["violations"]["policy"]["value"] is None
-    assert found["judge"]["unanswered"] == {"unavailable": 3 * 5 * 9}
+    assert all(len(s.violates) == 3 for s in played.samples)
+    assert found["judge"]["unanswered"] == {"unavailable": 3 * 5 * 6}
     assert found["wins"]["policy"]["unanswered"] == {"unavailable": 5}
 
 
@@ -491,15 +497,56 @@ def test_phrases_are_of_five_words() -> None:
 
 def test_no_weights_no_divergence(tmp_path: Path) -> None:
     templates = Templates(folder("prompts"))
+    (tmp_path / "samples.jsonl").touch()
+    here = str(tmp_path)
     found = divergence(
-        tmp_path, ["seed", "policy"], {"seed": "org/name", "policy": str(tmp_path)}, templates,
-        answers=5,
-    )  # fmt: skip
-    assert found["policy"]["answer"]["why"] == (
-        "the weights of seed are not a folder on this machine"
+        tmp_path, ["seed", "policy"], {"seed": here, "policy": here}, templates, answers=5
     )
+    assert "no config.json" in found["policy"]["answer"]["why"]
+    assert not (tmp_path / "kl").exists()
     found = divergence(tmp_path, ["seed", "policy"], {}, templates, answers=5)
     assert "not known" in found["policy"]["token"]["why"]
+
+
+def test_servers_make_room_before_two_models_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    def launched(entry: str, folder: Path, *, saving: str) -> None:
+        happened.append(f"launched, {saving}")
+        (folder / "kl.json").write_text("{}")
+
+    monkeypatch.setattr(training, "launch", launched)
+    played = Played(tmp_path, three(), player("judge"), kl=3)
+    weights = dict.fromkeys(played.models, "somewhere")
+    played.run(n=2, weights=weights, make_room=lambda: happened.append("room"))
+    assert happened == ["room", "launched, set `evaluation.kl: 0`"]
+
+
+def test_the_start_models_weights_come_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from rlaif.evaluation import kl
+    from tests.faults.tiny_model import save_tiny_model
+
+    kept = tmp_path / "models--org--start"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "v1").write_text("a" * 40)
+    start = save_tiny_model(kept / "snapshots" / ("a" * 40), width=32, layers=1)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(kl, "_launch", kl.measure)
+    with writing(tmp_path / "samples.jsonl") as write:
+        write(Sampled("policy", ASKED, "An answer."))
+    weights = {"seed": "org/start", "policy": str(start)}
+    found = divergence(
+        tmp_path, list(weights), weights, Templates(folder("prompts")), answers=1, revision="v1"
+    )
+    assert found["policy"]["answer"]["value"] == 0
+    assert found["policy"]["answer"]["n"] == 1
 
 
 @pytest.mark.slow
@@ -545,3 +592,17 @@ def test_divergence_is_measured_in_a_child(tmp_path: Path) -> None:
     assert kl(a, b, ASKED.messages, "word " * 5000) is None  # longer than the context
     assert not (into / "kl").exists()
     assert math.isfinite(total)
+
+
+def test_answers_that_were_cut_are_judged_as_they_stand_and_counted(tmp_path: Path) -> None:
+    def long(call: Call) -> Any:
+        return Answer("It goes on and", "length", 5, 4)
+
+    models = {"seed": player("seed"), "policy": Model.of(ScriptedEngine(long))}
+    played = Played(tmp_path, models, player("judge"))
+    found = played.run(n=5)
+    assert found["cut"] == {"seed": Share(0, 5).json(), "policy": Share(5, 5).json()}
+    assert {s.cut for s in played.samples if s.model == "policy"} == {True}
+    assert not any(s.cut for s in played.samples if s.model == "seed")
+    assert all(s.violates for s in played.samples)
+    assert found["judged"]["violations"]["policy"]["n"] == 5

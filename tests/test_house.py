@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -287,3 +291,26 @@ def test_readme_names_every_command_and_target() -> None:
     assert phony
     assert not [t for t in phony[1].split() if t != "help" and f"`make {t}`" not in text]
     assert not [name for name in cli.COMMANDS if f"rlaif {name}" not in text]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_example_without_prefect_trains_a_reward_model_where_the_config_wants_one(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlaif import config, pipeline
+
+    called: list[str] = []
+
+    class Stages:
+        config = SimpleNamespace(reward=SimpleNamespace(enabled=enabled))
+
+        def __getattr__(self, stage: str) -> Any:
+            return lambda *inputs: called.append(stage)
+
+    monkeypatch.setattr(pipeline.Pipeline, "open", lambda given: nullcontext(Stages()))
+    monkeypatch.setattr(config, "load", lambda path: None)
+    monkeypatch.setattr(sys, "argv", ["without_prefect.py", "CONFIG"])
+    runpy.run_path(str(ROOT / "examples" / "without_prefect.py"))
+    assert called[0] == "prompts"
+    assert ("reward" in called) is enabled
+    assert called[-1] == "report"

@@ -296,6 +296,9 @@ SHARE = Share(90, 100).json()
         ({"reward__ece": 0.2}, "reward model is not calibrated"),
         ({"reward__accuracy": Share(6, 10).json()}, "no better than a coin"),
         ({"calls__unanswered": {"too_long": 3}}, "3 calls had no answer (3 too_long)"),
+        ({"cut": {"critique": {"revise": SHARE}}}, "90.0% of the revisions were cut at max_tokens"),
+        ({"cut": {"preferences-2": {"sampling": SHARE}}}, "dropped (preferences-2)"),
+        ({"cut": {"evaluation": {"policy": SHARE}}}, "of the policy model's answers were cut"),
         ({"missing": ["policy"]}, "not finished: policy"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -372,3 +375,56 @@ def test_plots_take_what_there_is() -> None:
     assert "whisker" not in bare
     assert "polyline" in loss([(1.0, 0.5), (2.0, 0.5)], "flat")
     assert "&lt;b&gt;" in strip({"<b>": SHARE}, 1.0)
+
+
+def metrics(run: Path, stage: str, **changes: Any) -> None:
+    """Set metrics of a finished stage."""
+    path = run / stage / "stage.json"
+    record = json.loads(path.read_text("utf-8"))
+    record["metrics"] |= changes
+    path.write_text(json.dumps(record), "utf-8")
+
+
+def test_what_was_cut_and_what_the_server_said_are_told(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path / "run")
+    lost = {"draft: length": 2, "revise: length": 1, "critique: empty": 1}
+    metrics(copy, "critique", unanswered=lost)
+    calls = figures_of(run)["calls"]["by_stage"]["preferences"]
+    said = {"refused": "http://judge: HTTP 400: <no logprobs>"}
+    metrics(
+        copy,
+        "preferences",
+        unanswered={"length": 3},
+        calls=calls | {"unanswered": {"refused": 4}, "said": said},
+    )
+    told, whole = figures_of(copy), figures_of(run)
+    assert told["unanswered"]["critique"] == lost
+    assert told["unanswered"]["preferences"] == {"length": 3}
+    assert told["cut"]["critique"]["draft"] == Share(2, 16).json()
+    revised = whole["cut"]["critique"]["revise"]["n"]
+    assert told["cut"]["critique"]["revise"] == Share(1, revised + 1).json()
+    drawn = whole["cut"]["preferences"]["sampling"]["n"]
+    assert told["cut"]["preferences"]["sampling"] == Share(3, drawn + 3).json()
+    assert set(told["cut"]["evaluation"]) == {"seed", "finetuned", "policy"}
+    remedies = " ".join(doubt["so"] for doubt in told["distrust"])
+    for limit in ("critique.draft.max_tokens", "preferences.sampling.max_tokens"):
+        assert limit in remedies
+    assert "One said: http://judge: HTTP 400: <no logprobs>" in remedies
+    assert "&lt;no logprobs&gt;" in report(copy).read_text("utf-8")
+
+
+def test_the_rounds_of_online_are_in_every_total(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path / "run")
+    record = json.loads((copy / "run.json").read_text("utf-8"))
+    record["config"]["policy"] = {"kind": "online", "rounds": 3}
+    (copy / "run.json").write_text(json.dumps(record), "utf-8")
+    assert figures_of(copy)["missing"] == ["policy-1", "preferences-2", "policy-2", "preferences-3"]
+    for stage in ("policy-1", "preferences-2"):
+        shutil.copytree(copy / stage[:-2], copy / stage)
+    told, before = figures_of(copy), figures_of(run)
+    assert told["missing"] == ["policy-2", "preferences-3"]
+    assert list(told["seconds"])[5:9] == ["policy-1", "preferences-2", "policy", "evaluation"]
+    more = before["calls"]["by_stage"]["preferences"]["sent"]
+    assert told["calls"]["sent"] == before["calls"]["sent"] + more
+    assert "preferences-2" in told["cut"]
+    assert "<th>preferences-2</th>" in report(copy).read_text("utf-8")

@@ -310,3 +310,45 @@ def test_a_judge_is_described_in_json(tmp_path: Path) -> None:
         opened(given, reward_models={}, judge=None, seed=0),
     ):
         pass
+
+
+def test_calls_to_the_judge_are_counted_over_an_interruption() -> None:
+    def rewards() -> Rewards:
+        return Rewards(PLAIN, {"judge": (1.0, judge(ScriptedEngine(reply)))})
+
+    assert "calls" not in Rewards(PLAIN, {"a": (1.0, says(1.0))}).metrics()
+    torn = rewards()
+    score(torn, 3)
+    score(torn, 2)
+    assert torn.metrics()["calls"]["answered"] == 10  # two principles an answer
+    resumed = rewards()
+    resumed.restore(json.loads(json.dumps(torn.state())))
+    resumed.score([ASKED] * 2, ["lost", "fine"], [[1]] * 2)
+    told = resumed.metrics()["calls"]
+    assert (told["sent"], told["answered"], told["unanswered"]) == (14, 12, {"unavailable": 2})
+    assert told["said"] == {"unavailable": "no server"}
+
+
+def test_the_judges_calls_are_the_policy_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlaif import policy, training
+    from rlaif.config.policy import GrpoConfig
+    from rlaif.planning import Planned, _reckon
+
+    asked = Rewards(PLAIN, {"judge": (1.0, judge(ScriptedEngine(reply)))})
+    score(asked, 10)
+    ended = {"steps": 5, "rewards": asked.metrics()}
+    monkeypatch.setattr(training, "train", lambda *args, **given: ended)
+    config = GrpoConfig.model_validate({"rewards": {"models": [], "judge": {}}})
+    metrics = policy.policy(tmp_path, config, pairs=tmp_path, model="m", seed=0, prompts=tmp_path)
+    assert metrics["calls"]["answered"] == 20
+    assert "calls" not in metrics["rewards"]
+    record = {"finished": "now", "seconds": 60.0, "metrics": metrics}
+    (tmp_path / "old" / "policy").mkdir(parents=True)
+    (tmp_path / "old" / "policy" / "stage.json").write_text(json.dumps(record))
+    planned = Planned("policy", "to do", at_most=40)
+    _reckon(planned, tmp_path)
+    calls = metrics["calls"]
+    assert planned.tokens == 2 * (calls["prompt_tokens"] + calls["completion_tokens"])
+    assert planned.seconds == 60.0

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from rlaif.records import Answer, Outcome, Reason
+
+SAID = 500  # characters of a detail
 
 
 @dataclass(slots=True)
 class Counts:
-    """`sent` counts HTTP requests, retries included; `answered` and `cached` count calls."""
+    """`sent` counts HTTP requests, retries included; `answered` and `cached` count calls.
+
+    `said` has, for each reason in `unanswered`, the detail of one such call: the server's words.
+    """
 
     sent: int = 0
     answered: int = 0
     cached: int = 0
     unanswered: Counter[Reason] = field(default_factory=Counter)
+    said: dict[Reason, str] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
@@ -28,6 +36,7 @@ class Counts:
             self.completion_tokens += outcome.completion_tokens
         else:
             self.unanswered[outcome.reason] += 1
+            self.said.setdefault(outcome.reason, outcome.detail[:SAID])
 
     def merge(self, other: Counts) -> None:
         """Add another tally to this one."""
@@ -35,6 +44,7 @@ class Counts:
         self.answered += other.answered
         self.cached += other.cached
         self.unanswered += other.unanswered
+        self.said = other.said | self.said
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         self.seconds += other.seconds
@@ -44,6 +54,13 @@ class Counts:
         """All calls that have an outcome."""
         return self.answered + self.cached + self.unanswered.total()
 
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Self:
+        """The tally that `as_dict` gave."""
+        unanswered = Counter({Reason(why): n for why, n in found["unanswered"].items()})
+        said = {Reason(why): detail for why, detail in found["said"].items()}
+        return cls(**{**found, "unanswered": unanswered, "said": said})
+
     def as_dict(self) -> dict[str, object]:
         """Plain values, for a stage's manifest."""
         return {
@@ -51,6 +68,7 @@ class Counts:
             "answered": self.answered,
             "cached": self.cached,
             "unanswered": {reason.value: n for reason, n in sorted(self.unanswered.items())},
+            "said": {reason.value: detail for reason, detail in sorted(self.said.items())},
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "seconds": round(self.seconds, 3),

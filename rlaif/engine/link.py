@@ -3,6 +3,10 @@
 Retried: 429, 5xx, resets, timeouts (exponential backoff with full jitter) and, twice, responses
 that cannot be read. Not retried: other 4xx. A server that refuses connections costs no retry; the
 pool ends the run when all of them do for too long.
+
+A call that has failed to its last retry may be at fault itself, or the servers may be down. So a
+question that any model can answer is asked: if nothing is answered for too long, that is an outage,
+and the run ends; if something is, the call is tried once more, and then given up.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from rlaif.engine import wire
 from rlaif.engine.counts import Counts
 from rlaif.engine.pool import Pool, Server
 from rlaif.errors import EngineError, NotOffered
-from rlaif.records import Reason, Unanswered
+from rlaif.records import Call, Message, Reason, Sampling, Unanswered
 
 if TYPE_CHECKING:
     import aiohttp
@@ -28,6 +32,10 @@ T = TypeVar("T")
 
 _BACKOFF_S = (0.25, 20.0)  # the first wait's upper bound, and the largest
 _UNREADABLE_RETRIES = 2
+_CHAT = "/v1/chat/completions"
+_EASY = Call((Message("user", "Hello"),), Sampling(temperature=0.0, max_tokens=1))
+_EASY_EVERY_S = 1.0
+_OF_AN_OUTAGE = (Reason.UNAVAILABLE, Reason.MALFORMED, Reason.CANCELLED)
 _TOO_LONG = ("maximum context length", "max_model_len", "maximum model length", "context_length")
 
 
@@ -65,6 +73,9 @@ class Link:
         self.one_at_a_time = (
             asyncio.Lock()
         )  # for what is looked up once, by the first that needs it
+        self._easy = wire.encode(_EASY, config.served_name or config.model)
+        self._looking = asyncio.Lock()
+        self._heard = self._found_down = 0.0  # when the servers last answered, or were found down
 
     async def close(self) -> None:
         """Close the connections."""
@@ -73,28 +84,66 @@ class Link:
     async def post(
         self, path: str, body: bytes, read: Callable[[bytes], T], counts: Counts
     ) -> T | Unanswered:
-        """What `read` makes of the response, or why there is none; every attempt is counted."""
+        """What `read` makes of the response, or why there is none; every attempt is counted.
+
+        Raises:
+            EngineError: the servers answer nothing any more, or will not serve us.
+        """
         async with self._slots:
-            deadline = time.monotonic() + self._config.deadline_s
-            failures = unreadable = 0
-            while True:
-                counts.sent += 1
-                try:
-                    return read(await self._attempt(path, body, deadline))
-                except Rejected as error:
-                    return Unanswered(error.reason, error.detail)
-                except wire.BadResponse as error:
-                    unreadable += 1
-                    wait_s, last = 0.0, Unanswered(error.reason, error.detail)
-                except Transient as error:
-                    failures += not error.free
-                    wait_s, last = error.wait_s, Unanswered(Reason.UNAVAILABLE, error.detail)
-                if unreadable > _UNREADABLE_RETRIES or failures > self._config.retries:
-                    return last
-                wait_s += _jitter(failures + unreadable)
-                if time.monotonic() + wait_s >= deadline:
-                    return self._too_late(last)
-                await asyncio.sleep(wait_s)
+            outcome = await self._tried(path, body, read, counts, self._config.retries)
+            if isinstance(outcome, Unanswered) and outcome.reason in _OF_AN_OUTAGE:
+                await self._check_answering(outcome, counts)
+                again = await self._tried(path, body, read, counts, 0)
+                return outcome if isinstance(again, Unanswered) else again
+            return outcome
+
+    async def _tried(
+        self, path: str, body: bytes, read: Callable[[bytes], T], counts: Counts, retries: int
+    ) -> T | Unanswered:
+        deadline = time.monotonic() + self._config.deadline_s
+        failures = unreadable = 0
+        while True:
+            counts.sent += 1
+            try:
+                answer = read(await self._attempt(path, body, deadline))
+                self._heard = time.monotonic()
+                return answer
+            except Rejected as error:
+                self._heard = time.monotonic()
+                return Unanswered(error.reason, error.detail)
+            except wire.BadResponse as error:
+                unreadable += 1
+                wait_s, last = 0.0, Unanswered(error.reason, error.detail)
+            except Transient as error:
+                failures += not error.free
+                wait_s, last = error.wait_s, Unanswered(Reason.UNAVAILABLE, error.detail)
+            if unreadable > _UNREADABLE_RETRIES or failures > retries:
+                return last
+            wait_s += _jitter(failures + unreadable)
+            if time.monotonic() + wait_s >= deadline:
+                return self._too_late(last)
+            await asyncio.sleep(wait_s)
+
+    async def _check_answering(self, last: Unanswered, counts: Counts) -> None:
+        """Return once any call is answered; an error if none is for `grace_s`."""
+        since, grace_s = time.monotonic(), self._config.grace_s
+        async with self._looking:  # one looks for all
+            while max(self._heard, self._found_down) < since:
+                await self._tried(_CHAT, self._easy, wire.decode, counts, 0)
+                if self._heard >= since:
+                    return
+                if time.monotonic() - since >= grace_s:
+                    self._found_down = time.monotonic()
+                else:
+                    await asyncio.sleep(min(_EASY_EVERY_S, grace_s))
+        if self._heard < since:
+            raise EngineError(
+                f"no model server has answered anything for {grace_s:g} s. "
+                f"The last attempt of a call: {last.detail}",
+                where=", ".join(server.url for server in self._pool.servers),
+                remedy="mend the server, or raise engine.grace_s; then run again: "
+                "finished calls are kept",
+            )
 
     def _too_late(self, last: Unanswered) -> Unanswered:
         return Unanswered(

@@ -52,7 +52,8 @@ def check_servable(config: EngineConfig) -> None:
 def _check_hub_name(model: str) -> None:
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
     if looks_like_path:
-        raise ConfigError("no such model folder", where=model, remedy="check engine.model")
+        remedy = "check `model`, or `feedback.model` if it is the judge's"
+        raise ConfigError("no such model folder", where=model, remedy=remedy)
 
 
 def _given_template(config: EngineConfig) -> bool:

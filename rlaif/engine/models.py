@@ -9,7 +9,8 @@ with Models(store, at_once=1) as models:
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
@@ -22,7 +23,14 @@ from rlaif.engine.counts import Counts
 from rlaif.engine.model import check_servable, identity
 from rlaif.engine.scripted import ScriptedEngine
 from rlaif.engine.server import serving
-from rlaif.records import Call, Outcome
+from rlaif.errors import EngineError
+from rlaif.records import Call, Outcome, Reason, Unanswered
+
+log = logging.getLogger(__name__)
+
+NEARLY_ALL = 0.9  # share of calls without an answer that is an error
+FEW = 20  # calls, below which all that the model was asked so far counts
+MANY = 1000  # calls without a single answer are enough to know
 
 Unit = TypeVar("Unit")
 
@@ -51,6 +59,8 @@ class Model:
         self._start, self._identify = start, identity
         self._store, self._watch = store, watch
         self.counts, self._total = Counts(), total or Counts()
+        self._outcomes = Counts()  # as they were handed out: equal calls and stored ones, too
+        self._warned: set[Reason] = set()
 
     @classmethod
     def of(cls, engine: Engine | ScriptedEngine, store: Store | None = None) -> Model:
@@ -65,7 +75,12 @@ class Model:
     def answers(
         self, calls: Iterable[Call], what: str = "", total: int | None = None
     ) -> Iterator[Outcome]:
-        """The outcome of each call, in order; `what` and `total` are for the progress bar."""
+        """The outcome of each call, in order; `what` and `total` are for the progress bar.
+
+        Raises:
+            EngineError: the servers are gone, or (nearly) no call has an answer. Then something is
+                wrong that can be mended, and a stage without answers would hide it.
+        """
         engine: list[Engine | ScriptedEngine] = []
 
         def needed() -> None:
@@ -86,7 +101,16 @@ class Model:
                 progress=progress,
                 needed=needed,
             )
-            yield from bulk.answers(calls, close)
+            outcomes = Counts()
+            for outcome in bulk.answers(calls, close):
+                outcomes.add(outcome)
+                if isinstance(outcome, Unanswered):
+                    self._warn(what, outcome)
+                    if outcomes.calls == MANY and not outcomes.answered:
+                        _check_answered(outcomes, what)
+                yield outcome
+        self._outcomes.merge(outcomes)
+        _check_answered(self._outcomes if outcomes.calls < FEW else outcomes, what)
 
     def each(
         self,
@@ -111,6 +135,26 @@ class Model:
                 got = got[n:]
         for unit, _ in waiting:  # the last ones may have had no call
             yield unit, []
+
+    def _warn(self, what: str, lost: Unanswered) -> None:
+        """Once for each reason."""
+        if lost.reason not in self._warned and lost.reason is not Reason.PLANNED:
+            self._warned.add(lost.reason)
+            log.warning("%s: a call has no answer (%s): %s", what, lost.reason, lost.detail)
+
+
+def _check_answered(outcomes: Counts, what: str) -> None:
+    lost = outcomes.unanswered - Counter({Reason.PLANNED: outcomes.unanswered[Reason.PLANNED]})
+    if not lost or lost.total() < NEARLY_ALL * outcomes.calls:
+        return
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in lost.most_common())
+    raise EngineError(
+        f"{lost.total():,} of {outcomes.calls:,} calls have no answer ({reasons}). One of them: "
+        f"{outcomes.said[lost.most_common(1)[0][0]]}",
+        where=what,
+        remedy="mend what that says, at the server or in the config; then run again: finished "
+        "calls are kept",
+    )
 
 
 class Models:

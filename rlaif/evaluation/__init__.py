@@ -4,14 +4,15 @@ Each model answers every held-out prompt; the judge reads each answer alone unde
 (P(violates)) and each pair of a trained model's and the start model's answer in both orders. Where
 there is an oracle, it says what is true of the answers, of the labels and of the revisions. Departs
 from Bai et al. (2022), who compare by crowd workers' Elo: every figure here has an interval, and
-models are compared prompt by prompt.
+models are compared prompt by prompt. An answer that was cut at max_tokens is judged as it stands,
+for nobody would see more of it; `cut` says how many each model has.
 
     rlaif run CONFIG && rlaif report RUN --json
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,18 @@ def evaluation(
     templates: Templates,
     seed: int,
     weights: Mapping[str, str] | None = None,
+    revision: str | None = None,
+    make_room: Callable[[], None] = lambda: None,
     chains: Path | None = None,
     pairs: Path | None = None,
 ) -> dict[str, Any]:
     """Fill `into` with samples.jsonl and wins.jsonl, and return the figures.
 
     `models` has "seed", the start model, and any of "finetuned" and "policy"; `weights` says where
-    their weights lie, for the divergence. With an oracle, the rounds of the critique stage's folder
-    `chains` and the labels of the preferences stage's folder `pairs` are held against the truth.
+    their weights lie, for the divergence: folders, or names on the hub, the start model's in its
+    `revision`. `make_room` is called before it is measured. With an oracle, the rounds of the
+    critique stage's folder `chains` and the labels of the preferences stage's folder `pairs` are
+    held against the truth.
 
     Raises:
         DataError: a row of the inputs cannot be read.
@@ -58,16 +63,20 @@ def evaluation(
     """
     truth = reader(config.oracle)
     asking = Judge(judge, constitution, templates, seed, config.principles)
-    for name, model in models.items():  # one after the other: not all may be servable at once
-        answer(into, name, model, config, prompts=prompts, templates=templates, seed=seed)
+    given: dict[str, Any] = {"prompts": prompts, "templates": templates, "seed": seed}
+    cut = {  # one after the other: not all may be servable at once
+        name: answer(into, name, model, config, **given).json() for name, model in models.items()
+    }
     unjudged = judge_samples(into / "samples.jsonl", interleave(into, models), asking, truth)
     compare(into / "wins.jsonl", into / "samples.jsonl", asking)
     for name in models:
         (into / f"answers-{name}.jsonl").unlink()
-    found = figures(into, list(models), constitution, faults=faults(config.oracle))
+    found = figures(into, list(models), constitution, faults=faults(config.oracle)) | {"cut": cut}
     planned = any(m.counts.unanswered[Reason.PLANNED] for m in (*models.values(), judge))
     kl = 0 if planned else config.kl  # a plan starts nothing
-    found["kl"] = divergence(into, models, weights or {}, templates, answers=kl)
+    found["kl"] = divergence(
+        into, models, weights or {}, templates, answers=kl, revision=revision, make_room=make_room
+    )
     found["judge"] |= {
         "unanswered": unjudged,
         "is_trained_model": judge.identity == models["seed"].identity,

@@ -9,6 +9,7 @@ from pathlib import Path
 from rlaif.completions.calls import key
 from rlaif.config.run import EvaluationConfig
 from rlaif.engine import Model
+from rlaif.intervals import Share
 from rlaif.jsonl import rows, writing
 from rlaif.records import Answer, Call, Outcome, Prompt, Sampled
 from rlaif.templates import Templates
@@ -28,9 +29,11 @@ def answer(
     prompts: Path,
     templates: Templates,
     seed: int,
-) -> None:
-    """Write one model's answers to `answers-<name>.jsonl`, by prompt, then by sample."""
+) -> Share:
+    """Write one model's answers to `answers-<name>.jsonl`, by prompt, then by sample; how many of
+    them were cut at max_tokens."""
     sampling = config.sampling.sampling(seed=seed)
+    cut = answered = 0
 
     def asked(prompt: Prompt) -> tuple[tuple[Prompt, list[Call]], list[Call]]:
         messages = templates.asked(prompt.messages)
@@ -41,7 +44,10 @@ def answer(
     with writing(into / f"answers-{name}.jsonl") as write:
         for (prompt, calls), outcomes in model.each(units, f"answers of {name}"):
             for call, outcome in zip(calls, outcomes, strict=True):
-                write(_sampled(name, model, prompt, call, outcome))
+                sampled = _sampled(name, model, prompt, call, outcome)
+                cut, answered = cut + sampled.cut, answered + (not sampled.unanswered)
+                write(sampled)
+    return Share(cut, answered)
 
 
 def interleave(into: Path, models: Iterable[str]) -> Iterator[Sampled]:
@@ -67,6 +73,6 @@ def by_prompt(samples: Path) -> Iterator[dict[str, list[Sampled]]]:
 def _sampled(name: str, model: Model, prompt: Prompt, call: Call, outcome: Outcome) -> Sampled:
     hex = key(model.identity, call).hex()
     if isinstance(outcome, Answer):
-        tokens = outcome.completion_tokens
-        return Sampled(name, prompt, outcome.text, call.sample, tokens, call=hex)
+        tokens, cut = outcome.completion_tokens, outcome.finish == "length"
+        return Sampled(name, prompt, outcome.text, call.sample, tokens, call=hex, cut=cut)
     return Sampled(name, prompt, "", call.sample, unanswered=outcome.reason.value, call=hex)

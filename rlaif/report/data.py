@@ -10,7 +10,7 @@ from typing import Any
 
 from rlaif.errors import RunError
 from rlaif.intervals import Share, undefined
-from rlaif.runs import STAGES, stage_record
+from rlaif.runs import STAGES, base, stage_record
 
 MODELS = ("seed", "finetuned", "policy")
 _EVALUATED = (
@@ -50,16 +50,25 @@ class Finished:
         """stage.json of each finished stage, in order."""
         return {
             name: stage_record(self.folder / name)
-            for name in STAGES
+            for name in self._expected
             if (self.folder / name / "stage.json").is_file()
         }
+
+    @property
+    def _expected(self) -> list[str]:
+        """All stages in the order in which they run, with the extra rounds of `kind: online`."""
+        online = _at(self.config, "policy", "kind") == "online"
+        rounds = _at(self.config, "policy", "rounds", default=1) if online else 1
+        extra = [s for n in range(1, rounds) for s in (f"policy-{n}", f"preferences-{n + 1}")]
+        at = STAGES.index("policy")
+        return [*STAGES[:at], *extra, *STAGES[at:]]
 
     @property
     def missing(self) -> list[str]:
         """The stages that are not finished (the report itself is none)."""
         config = self.config
         off = {"reward"} if not _at(config, "reward", "enabled", default=True) else set()
-        return [s for s in STAGES if s != "report" and s not in self.stages and s not in off]
+        return [s for s in self._expected if s not in {"report", *self.stages, *off}]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -98,6 +107,8 @@ def figures(run: Finished) -> dict[str, Any]:
         "labels": _labels(run),
         "audit": _audit(run),
         "reward": _reward(run),
+        "unanswered": _unanswered(run),
+        "cut": _cut(run),
         "calls": _calls(run),
         "seconds": _seconds(run),
     }
@@ -159,16 +170,53 @@ def _reward(run: Finished) -> dict[str, Any]:
     return {"ece": None} | kept | {"accuracy": measured, "curve": curve}
 
 
+def _unanswered(run: Finished) -> dict[str, dict[str, int]]:
+    """By stage: how many answers could not be used, by reason."""
+    found = {stage: record["metrics"].get("unanswered") for stage, record in run.stages.items()}
+    return {stage: reasons for stage, reasons in found.items() if reasons is not None}
+
+
+def _cut(run: Finished) -> dict[str, dict[str, Any]]:
+    """By stage: the share of answers that ended at max_tokens; by the part of the config that has
+    the limit, in the evaluation by model."""
+    return {
+        stage: {part: share.json() for part, share in counted(record["metrics"]).items()}
+        for stage, record in run.stages.items()
+        if (counted := {"critique": _cut_chains, "preferences": _cut_answers}.get(base(stage)))
+    } | {"evaluation": run.metrics("evaluation").get("cut", {})}
+
+
+def _cut_chains(metrics: dict[str, Any]) -> dict[str, Share]:
+    rounds, lost = metrics.get("rounds", []), metrics.get("unanswered", {})
+    revisions = metrics.get("revised", 0)
+    revisions += sum(n for why, n in lost.items() if why.startswith("revise: "))
+    met = sum(round["met"] for round in rounds)
+    asked = {"draft": metrics.get("prompts", 0), "critique": met, "revise": revisions}
+    return {part: Share(lost.get(f"{part}: length", 0), n) for part, n in asked.items()}
+
+
+def _cut_answers(metrics: dict[str, Any]) -> dict[str, Share]:
+    lost, verdicts = metrics.get("unanswered", {}), metrics.get("verdicts", {})
+    unread = verdicts.get("unlabelled", {})
+    drawn, read = metrics.get("answers", 0), verdicts.get("n", 0)
+    return {
+        "sampling": Share(lost.get("length", 0), drawn + sum(lost.values())),
+        "reason": Share(unread.get("length", 0), read + sum(unread.values())),
+    }
+
+
 def _calls(run: Finished) -> dict[str, Any]:
     """Totals of the calls to models, and the same `by_stage`."""
     by_stage = {s: r["metrics"]["calls"] for s, r in run.stages.items() if "calls" in r["metrics"]}
     names = ("sent", "answered", "cached", "prompt_tokens", "completion_tokens")
     total = {name: sum(c.get(name, 0) for c in by_stage.values()) for name in names}
     reasons: dict[str, int] = {}
+    said: dict[str, str] = {}
     for counts in by_stage.values():
+        said = counts.get("said", {}) | said
         for reason, n in counts.get("unanswered", {}).items():
             reasons[reason] = reasons.get(reason, 0) + n
-    return total | {"unanswered": reasons, "by_stage": by_stage}
+    return total | {"unanswered": reasons, "said": said, "by_stage": by_stage}
 
 
 def _seconds(run: Finished) -> dict[str, float]:

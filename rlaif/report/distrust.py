@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlaif.runs import base
+
 FEW = 100  # held-out prompts
 WIDE = 0.10  # width of an interval
 ECE = 0.05
@@ -39,6 +41,7 @@ def doubts(figures: Mapping[str, Any], record: Mapping[str, Any]) -> list[Doubt]
         *_audit((figures.get("audit") or {}).get("gate") or {}),
         *_reward(figures.get("reward", {})),
         *_lost(figures),
+        *_cut(figures.get("cut", {})),
         *_code(record),
     ]
     return sorted(found, key=lambda doubt: not doubt.serious)
@@ -246,11 +249,40 @@ def _lost(figures: Mapping[str, Any]) -> Iterator[Doubt]:
     lost, done = sum(calls.get("unanswered", {}).values()), calls.get("answered", 0)
     if lost:
         reasons = _listed([f"{n} {reason}" for reason, n in calls["unanswered"].items()])
+        said = "".join(f" One said: {detail}" for detail in calls.get("said", {}).values())
         yield Doubt(
             f"{lost:,} calls had no answer ({reasons}).",
-            "They are left out of every figure, never counted as 0 or as a tie.",
+            f"They are left out of every figure, never counted as 0 or as a tie.{said}",
             serious=lost > MISSING * (lost + done + calls.get("cached", 0)),
         )
+
+
+CUT = {
+    "draft": "drafts were cut at max_tokens and dropped",
+    "critique": "critiques were cut at max_tokens and dropped: those rounds changed nothing",
+    "revise": "revisions were cut at max_tokens and dropped: those rounds changed nothing",
+    "sampling": "answers drawn for pairs were cut at max_tokens and dropped",
+    "reason": "verdicts have no label, for what the judge wrote first was cut at max_tokens",
+}
+
+
+def _cut(cut: Mapping[str, Mapping[str, Any]]) -> Iterator[Doubt]:
+    for stage, parts in cut.items():
+        for part, share in parts.items():
+            if (share["value"] or 0) <= MISSING:
+                continue
+            if stage == "evaluation":
+                yield Doubt(
+                    f"{_percent(share)} of the {part} model's answers were cut at max_tokens.",
+                    "They are judged as they stand, so what they lack counts against them and what "
+                    "they did not come to say does not. Raise evaluation.sampling.max_tokens.",
+                )
+            else:
+                yield Doubt(
+                    f"{_percent(share)} of the {CUT[part]} ({stage}).",
+                    "The long ones are missing, so the rest is no fair sample. Raise "
+                    f"{base(stage)}.{part}.max_tokens.",
+                )
 
 
 def _code(record: Mapping[str, Any]) -> Iterator[Doubt]:

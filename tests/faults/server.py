@@ -2,9 +2,10 @@
 
     python tests/faults/server.py '{"429": 0.05, "reset": 0.02}'     # prints its port, then serves
 
-Without faults it is the zero-latency stub of the benchmark. What it answers is a function of the
-request alone (`text_for`, `logprob_for`), so that a test can tell an answer from an invention.
-`GET /stats` returns how often each kind of response was given.
+Without faults it is the zero-latency stub of the benchmark. For its first `recover_s` seconds it
+answers nothing but 5xx; a message with "poison reset" (or another fault) always gets that fault.
+What it answers is a function of the request alone (`text_for`, `logprob_for`), so that a test can
+tell an answer from an invention. `GET /stats` returns how often each kind of response was given.
 """
 
 from __future__ import annotations
@@ -61,12 +62,17 @@ def tokens(request: dict) -> bytes:
     return json.dumps({"count": len(text), "tokens": [ord(c) for c in text]}).encode()
 
 
+def _poison(body: bytes) -> str | None:
+    return next((fault for fault in FAULTS if b"poison " + fault.encode() in body), None)
+
+
 class Faulty(asyncio.Protocol):
     """One connection; requests come one after another."""
 
     stats: ClassVar[Counter[str]] = Counter()
     rates: ClassVar[dict[str, float]] = {}
     dice = random.Random(0)
+    down_until: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -94,13 +100,15 @@ class Faulty(asyncio.Protocol):
             return self._send(json.dumps(self.stats).encode())
         if path == "/tokenize":
             return self._send(tokens(json.loads(body)))
-        fault = self._fault()
+        fault = _poison(body) or self._fault()
         self.stats[fault or "ok"] += 1
         if not fault:
             return self._send(completion(json.loads(body)))
         return self._misbehave(fault, json.loads(body))
 
     def _fault(self) -> str | None:
+        if asyncio.get_running_loop().time() < self.down_until:
+            return "5xx"
         draw = self.dice.random()
         for name, rate in self.rates.items():
             if (draw := draw - rate) < 0:
@@ -140,6 +148,7 @@ class Faulty(asyncio.Protocol):
 
 async def serve(rates: dict[str, float]) -> None:
     """Listen on a free port, print it, and serve until killed."""
+    Faulty.down_until = asyncio.get_running_loop().time() + rates.pop("recover_s", 0.0)
     Faulty.rates = rates
     server = await asyncio.get_running_loop().create_server(Faulty, "127.0.0.1", 0, backlog=1024)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
