@@ -174,6 +174,8 @@ def _slot() -> AbstractContextManager[None]:
             if not turn:
                 log.warning("waits for %s, which another run has", accelerator())
         except ConcurrencySlotAcquisitionError as error:
+            if "must be created" not in str(error):
+                raise
             remedy = f"python -m flows.apply, or: prefect gcl create {accelerator()} --limit 1"
             raise ConfigError(str(error), where="RLAIF_ACCELERATOR", remedy=remedy) from error
     raise AssertionError

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from flows import gate
 from flows.api import Api
+from flows.gate import Awaiting
 from flows.server import loopback_is_direct
 from flows.watch import TIMES, Watch
 from rlaif import audit
@@ -86,6 +88,23 @@ def gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(audit, "gate_state", gate_state)
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "remedy"),
+    [("open", Awaiting, "--audit-gate"), ("inconclusive", RunError, "--override NAME")],
+)
+def test_who_waits_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, error: Any, remedy: str
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(gate.shown, "event", lambda name, *args, **payload: told.append(name))
+    found = GateState(state, 400, 0.75, 0.05, 400, audit=1, labels="d")
+    for _ in range(2):
+        with pytest.raises(error, match=remedy):
+            gate._wait(tmp_path, found, {"labels": "d", "until": "report", "shards": 3})
+    assert told == ["rlaif.audit.requested"]  # once
+    assert json.loads((tmp_path / "awaiting.json").read_text())["shards"] == 3
 
 
 def test_one_bad_run_keeps_no_other_gate_shut(gates: Path) -> None:
