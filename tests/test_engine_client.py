@@ -94,7 +94,8 @@ def test_an_outage_ends_the_run_and_leaves_no_holes(fault):
     with fault_server() as url:
         list(engine_for(url).answers(calls[:100], store=store))
     with fault_server(**{fault: 1.0}) as url:
-        engine = engine_for(url, retries=1, timeout_s=0.3, grace_s=0.5)
+        patience_s = 0.3 if fault == "timeout" else 20.0  # the machine may be busy
+        engine = engine_for(url, retries=1, timeout_s=patience_s, grace_s=0.5)
         start = time.monotonic()
         with pytest.raises(EngineError, match="has answered anything") as error:
             list(engine.answers(calls, store=store))
