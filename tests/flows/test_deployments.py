@@ -105,7 +105,7 @@ def test_a_run_stops_at_the_gate_and_shows_what_it_did(up: Box, waiting: str) ->
     assert up.artifacts("plan-small")
     assert up.artifacts("labels-small")
     assert up.artifacts("finetune-curve-small")
-    until(lambda: "critique: begins" in up.logs(waiting))
+    until(lambda: "critique: reused" in up.logs(waiting))
 
 
 def test_a_terminal_waits_for_the_accelerator_and_says_so(up: Box, waiting: str) -> None:

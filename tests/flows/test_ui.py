@@ -51,7 +51,7 @@ def test_the_form_explains_its_fields(page: Page, up: Box) -> None:
 def test_a_flow_run_says_what_it_waits_for(page: Page, up: Box, waiting: str) -> None:
     seen(
         page, up, f"/runs/flow-run/{waiting}",
-        "small · sandbox@1 · sandbox", "AwaitingAudit", "critique: begins",
+        "small · sandbox@1 · sandbox", "AwaitingAudit", "critique: reused",
     )  # fmt: skip
 
 
