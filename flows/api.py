@@ -12,6 +12,10 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.error import HTTPError
 
+from rlaif.errors import ConfigError
+
+POOL = "rlaif"
+"""The work pool of `make server`."""
 TAG = "rlaif"
 """Of all deployments in prefect.yaml, whatever their work pools, and so of their flow runs."""
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
@@ -62,6 +66,18 @@ class Api:
         state = {"type": type, "name": name, "message": message, "state_details": details}
         body = {"state": state, "force": type != "SCHEDULED"}
         self("POST", f"/flow_runs/{flow_run}/set_state", body)
+
+
+def url() -> str:
+    """The server's, which PREFECT_API_URL names.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if found := os.environ.get("PREFECT_API_URL"):
+        return found
+    remedy = "export PREFECT_API_URL=http://SERVER:4200/api"
+    raise ConfigError("PREFECT_API_URL is not set", remedy=remedy)
 
 
 def _authorization() -> dict[str, str]:

@@ -17,19 +17,16 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoo
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.api import TAG, Api
+from flows.api import POOL, TAG, Api, url
 from flows.steps import accelerator
 from rlaif.errors import ConfigError
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
-POOL = "rlaif"
 
 
 def main() -> int:
     """Apply all of it; what is there already is brought up to date."""
-    if "PREFECT_API_URL" not in os.environ:  # Prefect would start a server of its own for it
-        remedy = "export PREFECT_API_URL=http://SERVER:4200/api"
-        raise ConfigError("PREFECT_API_URL is not set: apply it where?", remedy=remedy)
+    url()  # with none, Prefect would start a server of its own
     with get_client(sync_client=True) as client:
         _pool(client)
         _limit(client)

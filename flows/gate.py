@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from flows import shown
 from flows.steps import Steps
 from flows.watch import AWAITING
-from rlaif.audit.told import remedy
 from rlaif.errors import RunError
 from rlaif.pipeline import Pipeline
 from rlaif.runs import stage_record
@@ -57,6 +56,8 @@ def audited(run: Pipeline, step: Steps, preferred: Path, *, gated: bool, shards:
 
 
 def _wait(folder: Path, found: GateState, asked: dict[str, Any]) -> None:
+    from rlaif.audit.told import remedy
+
     _ask(folder, asked)
     if found.state == "open":
         raise Awaiting(

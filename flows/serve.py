@@ -24,11 +24,11 @@ from typing import Any
 
 import click
 
+from flows.api import POOL
 from flows.server import NOTE, OURS, Server, loopback_is_direct, taken
 from rlaif.engine.child import Child
 from rlaif.errors import ConfigError, EngineError, RlaifError
 
-POOL = "rlaif"
 _TICK_S, _PAUSE_S, _PATIENCE_S = 0.5, 1.0, 15.0
 _SETTINGS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",

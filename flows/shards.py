@@ -14,11 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from prefect import task, unmapped
-from prefect.cache_policies import NO_CACHE
+from prefect import unmapped
 
 from flows import shown
-from flows.steps import DELAYS_S, RETRIES, deployed, may_pass
+from flows.steps import as_task
 from rlaif.config import RunConfig
 from rlaif.errors import ConfigError, EngineError
 from rlaif.pipeline import Pipeline
@@ -42,14 +41,6 @@ def warm(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -
             "shards to 1",
         )
     run.models.make_room()
-    as_task = task(
-        name=f"{stage} shard",
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=RETRIES if deployed() else 0,
-        retry_delay_seconds=list(DELAYS_S),
-        retry_condition_fn=may_pass,
-    )(_shard)
     asked = {  # paths and names only: a store and its models are opened where the shard runs
         "shards": shards,
         "stage": stage,
@@ -59,7 +50,7 @@ def warm(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -
         "inputs": [str(path) for path in inputs],
         "logs": str(run.run.folder.resolve() / "logs"),
     }
-    as_task.map(range(shards), unmapped(asked)).result()
+    as_task(f"{stage} shard", _shard).map(range(shards), unmapped(asked)).result()
 
 
 def _shard(number: int, asked: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from rlaif.pipeline import Pipeline
 
 log = logging.getLogger("rlaif.flows")
 
-RETRIES, DELAYS_S = 3, (5, 30, 120)
+_RETRIES, _DELAYS_S = 3, (5, 30, 120)
 _LEASE_S = 60  # how long a dead run holds the accelerator
 _LOCK_S, _POLL_S = 600.0, 2.0
 _TURN_S = 5.0  # of waiting for the accelerator, until one is told so
@@ -61,15 +61,7 @@ class Steps:
             Reached: no further stage was asked for.
         """
         name = stage.__name__
-        as_task = task(
-            name=name,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retries=RETRIES if deployed() else 0,
-            retry_delay_seconds=list(DELAYS_S),
-            retry_condition_fn=may_pass,
-        )
-        done = as_task(self._carry_out)(stage, inputs)
+        done = as_task(name, self._carry_out)(stage, inputs)
         if name == self.until:
             raise Reached(done)
         return done
@@ -88,7 +80,19 @@ class Steps:
         return done
 
 
-def may_pass(task: Any, task_run: Any, state: Any) -> bool:
+def as_task(name: str, work: Callable[..., Any]) -> Any:
+    """A task that caches nothing and, under a worker, is tried again where that may help."""
+    return task(
+        name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=_RETRIES if deployed() else 0,
+        retry_delay_seconds=list(_DELAYS_S),
+        retry_condition_fn=_may_pass,
+    )(work)
+
+
+def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
     """Whether to try again: engines, trainings and databases die of what may pass, mistakes do
     not."""
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -24,10 +23,10 @@ from urllib.error import HTTPError
 
 import click
 
-from flows.api import Api
+from flows.api import Api, url
 from flows.server import prefect_home
 from rlaif.constitution import load
-from rlaif.errors import ConfigError, RlaifError
+from rlaif.errors import RlaifError
 
 T = TypeVar("T")
 log = logging.getLogger("rlaif.flows.watch")
@@ -242,16 +241,12 @@ def main(laws: tuple[Path, ...], runs: Path, several: bool) -> None:
     """Watch until stopped; PREFECT_API_URL says whom to tell."""
     from watchfiles import watch
 
-    if (url := os.environ.get("PREFECT_API_URL")) is None:
-        remedy = "export PREFECT_API_URL=http://SERVER:4200/api"
-        raise ConfigError("PREFECT_API_URL is not set: whom to tell?", remedy=remedy)
-
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("rlaif.flows").setLevel(logging.INFO)
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     paths = tuple(path.resolve() for path in laws or (Path("constitution"),))
-    seen = Watch(Api(url), paths, runs, several=several)
+    seen = Watch(Api(url()), paths, runs, several=several)
     seen.look()
     for _ in watch(*paths, stop_event=over, rust_timeout=TICK_MS, yield_on_timeout=True):
         seen.look()
