@@ -69,6 +69,7 @@ def _sample(folder: Path) -> Any:
     config = asked({"config_file": str(folder), "runs": str(folder.parent)}).config
     drawn = sampled(folder, config.audit, config.seed)  # also while the run trains
     shown.event("rlaif.audit.requested", folder)
+    shown.review(folder, said(state(folder)))
     message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({said(state(folder))})"
     return Completed(name="Drawn", message=message)
 

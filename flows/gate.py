@@ -59,6 +59,7 @@ def _wait(folder: Path, found: GateState, asked: dict[str, Any]) -> None:
     from rlaif.audit.told import remedy
 
     _ask(folder, asked)
+    shown.review(folder, said(found))
     if found.state == "open":
         raise Awaiting(
             f"The labels wait for people ({said(found)}). To review them: "

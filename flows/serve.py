@@ -16,15 +16,15 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import click
 
 from flows.api import POOL
+from flows.pages import REVIEW, pages
 from flows.server import NOTE, OURS, Server, loopback_is_direct, taken
 from rlaif.engine.child import Child
 from rlaif.errors import ConfigError, EngineError, RlaifError
@@ -85,7 +85,7 @@ def main(port: int, home: Path, runs: Path, laws: tuple[str, ...]) -> None:
             )
         loopback_is_direct()
         os.environ.update(OURS | _SETTINGS | dict(os.environ) | _own(home, port, runs))
-        with _stopped() as stop, _pages(runs, port + 1):
+        with _stopped() as stop, pages(runs, port + 1):
             _serve(port, home, runs, laws, stop)
 
 
@@ -95,6 +95,7 @@ def _own(home: Path, port: int, runs: Path) -> dict[str, str]:
         "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "RLAIF_PAGES": f"http://127.0.0.1:{port + 1}",
+        "RLAIF_REVIEW": f"http://127.0.0.1:{port + 1}/{{run}}/{REVIEW}",
         "RLAIF_RUNS": str(runs),
     }
 
@@ -182,34 +183,6 @@ def _stopped() -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _pages(runs: Path, port: int) -> Iterator[None]:
-    """The reports of the runs, and nothing else, for the links that Prefect shows."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), _reports(runs))
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _reports(runs: Path) -> Callable[..., SimpleHTTPRequestHandler]:
-    class Reports(SimpleHTTPRequestHandler):
-        """Only RUN/report/index.html."""
-
-        def send_head(self) -> Any:
-            parts = self.path.strip("/").split("/")
-            if parts[1:] != ["report", "index.html"] or parts[0].startswith("."):
-                self.send_error(404)
-                return None
-            return super().send_head()
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    return lambda *args: Reports(*args, directory=str(runs))
 
 
 if __name__ == "__main__":

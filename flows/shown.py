@@ -9,9 +9,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
@@ -48,10 +50,16 @@ def plan(made: Plan, run: Path, said: str = "What this run would ask and train."
 
 def stage(name: str, run: Path) -> None:
     """What a finished stage has to show. The stage matters, not the news of it."""
-    try:
+    with _news(name):
         _show(name, run)
+
+
+@contextmanager
+def _news(of: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
-        log.warning("%s is done, but could not be shown: %s", name, error)
+        log.warning("%s is done, but could not be shown: %s", of, error)
 
 
 def _show(name: str, run: Path) -> None:
@@ -96,15 +104,26 @@ def _evaluation(run: Path) -> None:
 
 
 def _report(run: Path) -> None:
-    pages = os.environ.get("RLAIF_PAGES")  # flows/serve.py shows the reports there
+    pages = os.environ.get("RLAIF_PAGES")  # flows/pages.py shows the reports there
     page = (run / "report" / "index.html").resolve()
-    link = f"{pages}/{run.name}/report/index.html" if pages else page.as_uri()
+    link = f"{pages}/{quote(run.name)}/report/index.html" if pages else page.as_uri()
     create_link_artifact(link, f"report of {run.name}", key("report", run), str(page))
     figures = json.loads((run / "report" / "report.json").read_text("utf-8"))
     event("rlaif.run.finished", run, missing=figures["missing"])
     serious = [d["what"] for d in figures.get("distrust", []) if d["serious"]]
     if serious:
         event("rlaif.tripwire", run, doubts=serious)
+
+
+def review(run: Path, said: str) -> None:
+    """The way to a run's reviews; `said` is where its audit stands."""
+    pattern = os.environ.get("RLAIF_REVIEW")  # {run} is its name; flows/pages.py leads to the app
+    with _news("the audit's sample"):
+        if pattern:
+            link = pattern.replace("{run}", quote(run.name))
+            create_link_artifact(link, f"reviews of {run.name}", key("review", run), said)
+        else:
+            create_markdown_artifact(f"`rlaif audit serve {run}`", key("review", run), said)
 
 
 def event(name: str, run: Path, **payload: Any) -> None:

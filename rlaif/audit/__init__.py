@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlaif.audit.records import GateState
 
-LEDGER = "audit.db"
+LEDGER, ADDRESS = "audit.db", "audit.url"  # the second while the review app serves the run
 
 
 def where(run: Path) -> str | Path:

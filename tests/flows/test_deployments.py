@@ -105,6 +105,10 @@ def test_a_run_stops_at_the_gate_and_shows_what_it_did(up: Box, waiting: str) ->
     assert up.artifacts("plan-small")
     assert up.artifacts("labels-small")
     assert up.artifacts("finetune-curve-small")
+    reviews = f"http://127.0.0.1:{up.port + 1}/small/review"
+    assert f"({reviews})" in up.artifacts("review-small")[0]["data"]
+    with urlopen(reviews, timeout=30) as page:
+        assert f"rlaif audit serve {up.runs / 'small'}".encode() in page.read()
     until(lambda: "critique: reused" in up.logs(waiting))
 
 

@@ -8,12 +8,14 @@ asked. Whoever reviews has a link of his own that works once; the browser then k
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import logging
 import socket
 import sys
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -25,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from rlaif.audit import where
+from rlaif.audit import ADDRESS, where
 from rlaif.audit.app import leading, reviewing
 from rlaif.audit.app.pages import HERE, Templates, Visit
 from rlaif.audit.app.reviewing import At
@@ -64,15 +66,17 @@ def serve(
             app = application(ledger, port=port, allow_host=allow_host)
             name = allow_host[0] if allow_host and not loopback(host) else f"127.0.0.1:{port}"
             link = f"http://{name}/login?token={_own_invitation(ledger)}"
-            sys.stdout.write(f"Review at {link}\nThe link works once. Ctrl-C ends the server.\n")
-            sys.stdout.flush()
-            if browse:
-                webbrowser.open(link)
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, server_header=False, lifespan="off",
                 timeout_graceful_shutdown=5, ws="none",
             )  # fmt: skip
-            with suppress(KeyboardInterrupt):  # the way to end it
+            with suppress(KeyboardInterrupt), _told(run, f"http://{name}"):  # how one ends it
+                sys.stdout.write(
+                    f"Review at {link}\nThe link works once. Ctrl-C ends the server.\n"
+                )
+                sys.stdout.flush()
+                if browse:
+                    webbrowser.open(link)
                 uvicorn.Server(config).run(sockets=[listening])
             sys.stdout.write("Ended. Every verdict that was saved is in the ledger.\n")
         finally:
@@ -174,6 +178,22 @@ def _bound(host: str, port: int) -> socket.socket:
             remedy="--port 0 takes a free one",
         ) from error
     return listening
+
+
+@contextmanager
+def _told(run: Path, address: str) -> Iterator[None]:
+    """Beside the run stands where it is served, under a lock that lasts as long as we do."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context((run / ADDRESS).open("a", encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"{address}\n")
+            file.flush()
+            stack.callback((run / ADDRESS).unlink, missing_ok=True)
+        except OSError as error:  # another app serves it already, or we may not write there
+            log.info("%s does not say that it is served here: %s", run, error)
+        yield
 
 
 def _ledger(run: Path) -> str | Path:
