@@ -61,6 +61,7 @@ def test_a_flow_run_says_what_it_waits_for(page: Page, up: Box, waiting: str) ->
         ("plan-small", ("What this run would ask and train", "critique", "to do")),
         ("labels-small", ("How the AI's labels came out", "labelled")),
         ("finetune-curve-small", ("Curves of finetune", "loss")),
+        ("review-small", ("reviews of small",)),
     ],
 )
 @pytest.mark.usefixtures("waiting")
