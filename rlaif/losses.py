@@ -33,6 +33,16 @@ def log_ratio(a: Tensor, b: Tensor, reference_a: Tensor, reference_b: Tensor) ->
     return (a - reference_a) - (b - reference_b)
 
 
+def anchor(a: Tensor, b: Tensor) -> Tensor:
+    """-(ln pi(a) + ln pi(b)) / 2, in nats for an answer. (B)
+
+    `log_ratio` is blind to what both answers lose (Razin et al. 2024 call it likelihood
+    displacement). Of answers drawn from the reference, the mean of this is KL(reference | policy)
+    plus a constant; Pang et al. (2024, section 2) add a like term for the chosen answer.
+    """
+    return -(a + b) / 2
+
+
 def smoothed(target: float, smoothing: float) -> float:
     """The label, were it turned round with probability s: p (1 - s) + (1 - p) s.
 

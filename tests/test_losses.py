@@ -72,3 +72,18 @@ def test_smoothing_turns_labels_round_with_its_probability() -> None:
     assert losses.smoothed(0.0, 0.1) == pytest.approx(0.1)
     assert losses.smoothed(0.5, 0.3) == 0.5
     assert losses.smoothed(0.8, 0.25) == pytest.approx(0.65)
+
+
+def test_the_anchor_is_the_divergence_of_the_reference_but_for_its_entropy() -> None:
+    """Over all answers, each drawn as the reference does: KL(ref | pi) + H(ref), least at ref."""
+    reference, policy = torch.rand(2, 30, dtype=torch.float64, generator=torch.Generator()).log()
+    reference, policy = (x - x.logsumexp(0) for x in (reference, policy))
+
+    def mean(of: torch.Tensor) -> torch.Tensor:
+        return (reference.exp() * losses.anchor(of, of)).sum()
+
+    entropy = -(reference.exp() * reference).sum()
+    divergence = (reference.exp() * (reference - policy)).sum()
+    assert mean(policy).item() == pytest.approx((divergence + entropy).item(), abs=1e-12)
+    assert mean(policy) > mean(reference)
+    assert losses.anchor(torch.tensor([-3.0]), torch.tensor([-8.0])).item() == 5.5

@@ -27,6 +27,7 @@ from tests import tiny_training as tiny
         ({"labels": "hard", "label_smoothing": 0.1}, "the loss sigmoid ignores it"),
         ({"labels": "hard", "loss_type": "ipo", "label_smoothing": 0.1}, "ipo ignores it"),
         ({"labels": "hard", "loss_type": "exo_pair"}, "exo_pair needs one above 0"),
+        ({"labels": "hard", "anchor": 0.1}, "hard labels would ignore it"),
         (
             {"labels": "hard", "label_smoothing": 0.1, "trl": {"loss_type": ["robust", "sft"]}},
             "the loss sft ignores it",
@@ -152,6 +153,16 @@ def test_soft_labels_lie_between_and_reach_the_loss(model: Path, tmp_path: Path)
     one, zero = loss(ours, 1.0).item(), loss(ours, 0.0).item()
     assert loss(ours, 0.3).item() == pytest.approx(0.3 * one + 0.7 * zero, abs=1e-6)
     assert next(iter(ours.get_train_dataloader()))["target"].tolist() == [1.0] * 3
+
+
+def test_the_anchor_is_added_to_the_loss(model: Path, tmp_path: Path) -> None:
+    ours = trainer(model, tmp_path, soft=True)
+    without = loss(ours, 0.3).item()
+    figures = ours._metrics["train"]
+    said = -(figures["logps/chosen"][-1] + figures["logps/rejected"][-1]) / 2  # nats for an answer
+    ours.anchor = 0.01
+    assert loss(ours, 0.3).item() == pytest.approx(without + 0.01 * said, abs=1e-6)
+    assert said > 10
 
 
 def test_a_pairs_loss_does_not_depend_on_its_batch(model: Path, tmp_path: Path) -> None:
@@ -280,6 +291,15 @@ def test_smoothing_draws_the_labels_to_the_middle(model: Path, tmp_path: Path) -
     config = DpoConfig(**tiny.QUICK, epochs=40, beta=1.0, label_smoothing=0.25)
     metrics = dpo(tmp_path / "into", config, model=model, pairs=pairs)
     assert metrics["margin"] == pytest.approx(math.log(3), abs=0.15)
+
+
+def test_the_anchor_keeps_answers_likely(given: dict[str, Any], tmp_path: Path) -> None:
+    """The further both answers may fall, the further they do; an anchor holds them."""
+    fallen = [
+        dpo(tmp_path / str(anchor), DpoConfig(**tiny.QUICK, epochs=6, anchor=anchor), **given)["kl"]
+        for anchor in (0.0, 0.05)
+    ]
+    assert fallen[1] < fallen[0] - 0.1
 
 
 def test_hard_labels_pass_through_to_trl(given: dict[str, Any], tmp_path: Path) -> None:

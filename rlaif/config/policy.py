@@ -37,6 +37,11 @@ class DpoConfig(LearnerConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """With hard labels: passed to TRL where its loss has it; soft labels: p is drawn to 0.5."""
 
+    anchor: float = Field(default=0.0, ge=0)
+    """With soft labels: weight of the mean negative log-probability of a pair's answers, in nats.
+    DPO minds their difference alone, and lets both lose to answers that nobody has seen: raise it,
+    from 0.001 on, where the curve `kl` climbs or answers lose their form."""
+
 
 class KtoConfig(LearnerConfig):
     """Kahneman-Tversky optimisation (TRL's KTOTrainer) on the likelier and unlikelier answers."""

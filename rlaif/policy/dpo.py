@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,16 @@ class TokenDPOTrainer(DPOTrainer):
 
 
 class SoftDPOTrainer(TokenDPOTrainer):
-    """Cross-entropy of the label p on beta h, h the log-ratio of rlaif/losses.py.
+    """Cross-entropy of the label p on beta h, h the log-ratio of rlaif/losses.py, plus `anchor`
+    times its anchor.
 
     The policy's and the reference's log-probabilities are TRL's. Its figures are those of the
     likelier answer.
     """
+
+    def __init__(self, *args: Any, anchor: float = 0.0, **options: Any) -> None:
+        self.anchor = anchor
+        super().__init__(*args, **options)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -67,6 +73,8 @@ class SoftDPOTrainer(TokenDPOTrainer):
         reference_a, reference_b = self._reference(inputs)
         difference = self.beta * losses.log_ratio(a, b, reference_a, reference_b)
         loss = losses.preference(difference, target).mean()
+        if self.anchor:
+            loss = loss + self.anchor * losses.anchor(a, b).mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
         self._note("rewards/chosen", self.beta * (a - reference_a))
@@ -133,7 +141,8 @@ def _trainer(
         {} if soft else {"loss_type": config.loss_type, "label_smoothing": config.label_smoothing}
     )
     options = {"beta": config.beta, "max_length": None, **hard}
-    return (SoftDPOTrainer if soft else TokenDPOTrainer)(
+    kind = partial(SoftDPOTrainer, anchor=config.anchor) if soft else TokenDPOTrainer
+    return kind(
         model=models.load_model(start, frozen=config.lora is not None),
         args=fitting.arguments(DPOConfig, into, config, seed, **options),
         data_collator=SoftCollator(encode.tokenizer.pad_token_id) if soft else None,

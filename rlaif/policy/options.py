@@ -26,6 +26,9 @@ def check_dpo(config: DpoConfig) -> None:
     if config.labels == "soft":
         _check_soft(config)
         return
+    if config.anchor:
+        remedy = "set `labels: soft`, or give TRL `loss_type: [sigmoid, sft]` and `loss_weights`"
+        raise _error("anchor", "hard labels would ignore it", remedy)
     given = config.trl.get("loss_type", config.loss_type)
     for loss in given if isinstance(given, list) else [given]:
         if loss not in LOSSES:
