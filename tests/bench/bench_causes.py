@@ -107,7 +107,7 @@ def main() -> int:
             )
     if args.only in (None, "opposite"):
         labels = ("preferences.method=pairwise", "preferences.weigh_critique=false",
-                  "preferences.reasoning=true")  # fmt: skip
+                  "preferences.reasoning=true", "preferences.candidates=2")  # fmt: skip
         turned = opposite(law, OPPOSITE)
         all_of_it[f"opposite {OPPOSITE}"] = rebuilt("opposite", turned, args.runs, *labels)
     rates = {name: figures(found) for name, found in all_of_it.items()}
