@@ -111,6 +111,17 @@ def test_overrides_are_read_as_the_file_is(tmp_path: Path) -> None:
     assert (changed.policy.beta, changed.seed, changed.critique.no_fault) == (0.3, 7, None)
 
 
+def test_another_kind_keeps_of_the_file_what_it_knows(tmp_path: Path) -> None:
+    said = LEAST + "policy: {beta: 0.3, anchor: 0.1}\n"
+    policy = config(tmp_path, said, "policy.kind=kto").policy
+    assert isinstance(policy, KtoConfig)
+    assert policy.beta == 0.3
+    with pytest.raises(DocumentError, match="'anchor' is unknown"):  # what is asked for must fit
+        config(tmp_path, said, "policy.anchor=0.2", "policy.kind=kto")
+    with pytest.raises(DocumentError, match="'betta' is unknown"):  # mistakes stay mistakes
+        config(tmp_path, LEAST + "policy: {betta: 0.3}\n", "policy.kind=kto")
+
+
 @pytest.mark.parametrize("override", ["policy.beta=x", "seed", "polcy.beta=1", "=1"])
 def test_a_wrong_override_names_itself(tmp_path: Path, override: str) -> None:
     with pytest.raises(DocumentError, match=f"--set {override}"):

@@ -37,7 +37,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     root = read(path, problems)
     config = None
     if root is not None:
-        for override in overrides:
+        for override in sorted(overrides, key=lambda o: ".kind=" not in o):  # kinds come first
             _set(root, override, problems)
         try:
             config = RunConfig.model_validate(data(root), context={"folder": path.parent})
@@ -63,11 +63,20 @@ def _set(root: Mapping, override: str, problems: list[Problem]) -> None:
             inner = node.entries[section] = Mapping(mark)
             node.keys[section] = mark
         node = inner
+    if key == "kind":
+        _leave_to_other_kinds(node, (*sections, value))
     said: Node | None = Text(mark, None if value == "null" else value)
     if value.startswith(("[", "{")):
         said = parse_value(" " * len(keys + equals) + value, mark.path, problems)
     if said:
         node.entries[key], node.keys[key] = said, mark
+
+
+def _leave_to_other_kinds(section: Mapping, loc: tuple[str, ...]) -> None:
+    """A section that becomes another kind keeps of the file what that kind knows, and mistakes."""
+    every, ours = ({f for m in _models_at(at) for f in m.model_fields} for at in (loc[:-1], loc))
+    for name in [name for name in section.entries if ours and name in every - ours]:
+        del section.entries[name], section.keys[name]
 
 
 def _explained(detail: ErrorDetails, root: Mapping) -> Problem:
