@@ -68,9 +68,10 @@ def bring(
 def _sample(folder: Path) -> Any:
     config = asked({"config_file": str(folder), "runs": str(folder.parent)}).config
     drawn = sampled(folder, config.audit, config.seed)  # also while the run trains
+    stands = said(state(folder))
     shown.event("rlaif.audit.requested", folder)
-    shown.review(folder, said(state(folder)))
-    message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({said(state(folder))})"
+    shown.review(folder, stands)
+    message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({stands})"
     return Completed(name="Drawn", message=message)
 
 
