@@ -9,7 +9,6 @@ are none; what is not listed here is changed by `changes`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,14 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, JsonValue
 
-from rlaif.config import RunConfig, load
+from rlaif.checking import check
+from rlaif.config import RunConfig, named
 from rlaif.config.policy import PolicyConfig
 from rlaif.constitution import load as load_law
-from rlaif.errors import ConfigError
 from rlaif.runs import STAGES
 from rlaif.shipped import SEED_MODEL, folder
 
 DEMO = str(SEED_MODEL.with_name("demo.yaml"))
-SNAPSHOT = "config.yaml"
-"""In the folder of a run with which other flows went on: its config and its law as they stood."""
 
 
 def _kinds(annotation: Any) -> Iterator[str]:
@@ -90,6 +87,14 @@ class Asked:
         shown = "sandbox" if model == str(SEED_MODEL) else Path(model).name
         return f"{self.config.name} · {law.id}@{law.version} · {shown}"
 
+    def check(self, until: str = "report") -> None:
+        """Look at all that a run up to `until` needs, before anything is spent.
+
+        Raises:
+            ConfigError: something cannot be used, or `until` is never reached.
+        """
+        check(self.config, until=until, standing=self.folder if self.as_it_stood else None)
+
 
 def asked(parameters: Mapping[str, Any]) -> Asked:
     """The config that a flow's parameters ask for.
@@ -97,27 +102,10 @@ def asked(parameters: Mapping[str, Any]) -> Asked:
     Raises:
         ConfigError: it cannot be used; every problem with its place and its remedy.
     """
-    path, runs = Path(parameters["config_file"]).expanduser(), Path(parameters["runs"])
-    if a_run := path.is_dir():
-        runs, path = path.absolute().parent, _snapshot(path)
     changes = [*_changes(parameters), *(parameters.get("changes") or ())]
-    return Asked(load(path, changes), runs, as_it_stood=a_run)
-
-
-def _snapshot(run: Path) -> Path:
-    """A config file for a run that began, from its run.json: the law is the one as it stood."""
-    try:
-        kept = json.loads((run / "run.json").read_text("utf-8"))["config"]
-    except (OSError, ValueError, KeyError) as error:
-        remedy = "name a config file, or a run's folder such as runs/demo"
-        what = f"not a run that began ({error})"
-        raise ConfigError(what, where=str(run), remedy=remedy) from None
-    if (run / "constitution.yaml").is_file():
-        kept["constitution"] = "constitution.yaml"
-    path = run / SNAPSHOT
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    return draft.replace(path)
+    found = named(Path(parameters["config_file"]), changes)
+    runs = found.root(Path(parameters["runs"]))
+    return Asked(found.config, runs, as_it_stood=found.folder is not None)
 
 
 def _changes(parameters: Mapping[str, Any]) -> Iterator[str]:

@@ -36,7 +36,7 @@ from flows.shards import warm
 from flows.steps import Reached, Steps, begun, deployed, opened, told
 from rlaif.completions import default_path
 from rlaif.errors import RlaifError
-from rlaif.pipeline import Pipeline, check
+from rlaif.pipeline import Pipeline
 from rlaif.planning import plan
 
 
@@ -114,14 +114,15 @@ def pipeline(
 
 def _built(given: dict[str, Any]) -> Any:
     wanted = asked(given)
-    check(wanted.config)
+    wanted.check(given["until"])
     return carried_out(wanted, given)
 
 
 def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) -> Any:
     """Build what was asked for; the path of what was made last, or the state to end in."""
     if deployed() and not planned:
-        made = plan(wanted.config, root=wanted.runs, store=default_path())
+        how = {"store": default_path(), "as_it_stood": wanted.as_it_stood}
+        made = plan(wanted.config, root=wanted.runs, **how)
         shown.plan(made, wanted.folder)
 
     def open_run() -> Any:

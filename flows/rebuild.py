@@ -30,7 +30,6 @@ from flows.steps import deployed, told
 from rlaif.completions import default_path
 from rlaif.constitution import load
 from rlaif.errors import RlaifError
-from rlaif.pipeline import check
 from rlaif.planning import Plan, plan
 
 log = logging.getLogger("rlaif.flows")
@@ -89,7 +88,7 @@ def _rebuilt(
     if edited and own.config.constitution.resolve() != _path(edited):
         return _nothing(f"{own.config.name} follows {own.config.constitution.name}")
     wanted = _renamed(own)
-    check(wanted.config)
+    wanted.check()
     made = plan(wanted.config, root=wanted.runs, store=default_path())
     shown.plan(made, wanted.folder, f"What the edit costs: {_summed(made)}.")
     if all(stage.state == "done" for stage in made.stages):

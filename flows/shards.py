@@ -44,7 +44,7 @@ def warm(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -
     asked = {  # paths and names only: a store and its models are opened where the shard runs
         "shards": shards,
         "stage": stage,
-        "config": config.resolved(),
+        "config": run.run.config.resolved(),
         "store": run.store,
         "prompts": str(prompts),
         "inputs": [str(path) for path in inputs],
@@ -76,7 +76,7 @@ def _shard(number: int, asked: dict[str, Any]) -> None:
 
 
 def _part(prompts: Path, scratch: Path, limit: int | None, number: int, shards: int) -> Path:
-    """A folder with every so-manieth of the prompts that the stage would take."""
+    """A folder with every n-th of the prompts that the stage would take."""
     part = scratch / "prompts"
     part.mkdir()
     with (prompts / "train.jsonl").open("rb") as all, (part / "train.jsonl").open("wb") as some:

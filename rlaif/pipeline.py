@@ -21,24 +21,11 @@ from typing import Any
 from rlaif.completions import Store, default_path
 from rlaif.config import EngineConfig, RunConfig
 from rlaif.constitution import Constitution, load, to_yaml
-from rlaif.documents import did_you_mean
 from rlaif.engine import Model, Models
-from rlaif.errors import ConfigError
 from rlaif.progress import bar
 from rlaif.runs import Run
 from rlaif.shipped import folder
 from rlaif.templates import Templates
-
-_SHOWN = {"conversation", "principle"}
-VARIABLES = {
-    "draft": {"request"},
-    "critique": _SHOWN | {"response"},
-    "revise": _SHOWN | {"response", "critique"},
-    "violates": _SHOWN | {"response", "critique"},
-    "prefer": _SHOWN | {"response_a", "response_b"},
-    "prefer_reasoned": _SHOWN | {"response_a", "response_b", "reasoning"},
-}
-"""What each template is given."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +59,15 @@ class Pipeline:
         """
         constitution = load(config.constitution)
         templates = Templates(config.templates or folder("prompts"))
-        logs = root / config.name / "logs"
+        logs = (root / config.name / "logs").absolute()
         engine = config.engine.model_copy(update={"logs": config.engine.logs or logs})
-        config = config.model_copy(update={"engine": engine})
+        ours = config.model_copy(update={"engine": engine})  # run.json keeps what was asked
         with (
             Run.open(config, root=root, fresh=fresh, since=since, as_it_stood=as_it_stood) as run,
             Store(store or default_path()) as completions,
             Models(completions, at_once=engine.at_once, watch=bar) as models,
         ):
-            yield cls(run, config, constitution, templates, models, store)
+            yield cls(run, ours, constitution, templates, models, store)
 
     # --- the stages -----------------------------------------------------------------------------
 
@@ -396,27 +383,3 @@ class Pipeline:
     def _read(self, *templates: str) -> dict[str, str]:
         """Digests of the templates that a stage reads."""
         return {f"prompts/{name}.j2": self.templates.digest(name) for name in templates}
-
-
-def check(config: RunConfig) -> None:
-    """Read the law and the templates and look at the models, before anything is spent.
-
-    Raises:
-        ConfigError: one of them cannot be used.
-    """
-    load(config.constitution)
-    templates = Templates(config.templates or folder("prompts"))
-    for name, given in VARIABLES.items():
-        for unknown in templates.variables(name) - given:
-            where = str(templates.folder / f"{name}.j2")
-            remedy = did_you_mean(unknown, given) or "it is given " + ", ".join(sorted(given))
-            what = f"nothing called {unknown!r} is given to it"
-            raise ConfigError(what, where=where, remedy=remedy)
-    if rewards := getattr(config.policy, "rewards", None):
-        from rlaif.policy.rewards import model_folders
-
-        model_folders(rewards, Path() if config.reward.enabled else None)
-    with Models(None) as models:
-        models.model(config.served(config.model, config.revision))
-        if config.feedback:
-            models.model(config.feedback)

@@ -70,8 +70,8 @@ class Plan:
         return {"stages": [asdict(stage) for stage in self.stages], "total": total}
 
 
-def plan(config: RunConfig, *, root: Path, store: str) -> Plan:
-    """What `rlaif run` with this config would ask and train.
+def plan(config: RunConfig, *, root: Path, store: str, as_it_stood: bool = False) -> Plan:
+    """What `rlaif run` with this config would ask and train; `as_it_stood` as `Run.open` has it.
 
     Raises:
         ConfigError: the constitution, the templates, the prompts or the model cannot be used.
@@ -79,7 +79,8 @@ def plan(config: RunConfig, *, root: Path, store: str) -> Plan:
     law, templates = load(config.constitution), Templates(config.templates or folder("prompts"))
     with tempfile.TemporaryDirectory(prefix="rlaif-plan-") as scratch, Store(store) as completions:
         models = _Silent(completions)
-        dry = _Dry(root / config.name, config, Path(scratch), models.counts)
+        scratched = Run(Path(scratch), config)
+        dry = _Dry(root / config.name, config, as_it_stood, scratched, models.counts)
         _walk(Pipeline(dry, config, law, templates, models), dry.plan)
     for stage in dry.plan.stages:
         _reckon(stage, root)
@@ -128,9 +129,11 @@ class _Nobody:
 class _Dry(Run):
     """A run that looks at what is there, and does what is not in a scratch folder."""
 
-    def __init__(self, folder: Path, config: RunConfig, scratch: Path, counts: Counts) -> None:
-        super().__init__(folder, config)
-        self.plan, self._scratch, self._counts = Plan(), Run(scratch, config), counts
+    def __init__(
+        self, folder: Path, config: RunConfig, as_it_stood: bool, scratch: Run, counts: Counts
+    ) -> None:
+        super().__init__(folder, config, as_it_stood=as_it_stood)
+        self.plan, self._scratch, self._counts = Plan(), scratch, counts
 
     def stage(self, name: str, section: Any, work: Work, **inputs: Path | str) -> Path:
         """As `Run.stage`, but nothing of the run is touched and nothing is trained."""
@@ -147,6 +150,9 @@ class _Dry(Run):
         planned.cached = self._counts.cached - cached
         planned.new = self._counts.unanswered[Reason.PLANNED] - new
         return made
+
+    def _ours(self, path: Path) -> bool:
+        return super()._ours(path) or self._scratch.folder.resolve() in path.resolve().parents
 
 
 def _still_to_come(critiqued: Path, config: RunConfig) -> int:

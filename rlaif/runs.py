@@ -183,9 +183,12 @@ class Run:
     def _from_outside(self, inputs: Mapping[str, Path | str]) -> Iterator[str]:
         """Inputs that a person may edit at any time."""
         for name, given in inputs.items():
-            ours = isinstance(given, Path) and self.folder.resolve() in given.resolve().parents
-            if name.startswith("prompts/") or (isinstance(given, Path) and not ours):
+            if name.startswith("prompts/") or (isinstance(given, Path) and not self._ours(given)):
                 yield name
+
+    def _ours(self, path: Path) -> bool:
+        """Whether a stage of this run made it."""
+        return self.folder.resolve() in path.resolve().parents
 
     def _finished_since(self, done: Path) -> bool:
         finished = datetime.fromisoformat(stage_record(done)["finished"])

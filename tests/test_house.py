@@ -54,7 +54,7 @@ LAYERS = (  # each imports only from itself and from those above; stages not fro
     {"prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "audit"},
     {"sandbox"},
     {"report", "trace", "touched", "keeping"},
-    {"pipeline"},
+    {"checking", "pipeline"},
     {"planning"},
     {"cli", "__main__"},
 )

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.cli.data import data
+from rlaif.config import load
 from rlaif.config.run import PromptsConfig
 from rlaif.errors import DataError
 from rlaif.jsonl import rows
@@ -389,6 +390,10 @@ def test_check_of_a_config_reads_its_sources(tmp_path: Path) -> None:
     metrics = read(into, config(tmp_path / "p.jsonl", heldout=0.5), seed=3)
     assert {key: found[key] for key in metrics} == metrics
     assert check(run, "--column", "x").exit_code == 2
+    began = tmp_path / "runs" / "r"
+    began.mkdir(parents=True)
+    (began / "run.json").write_text(json.dumps({"config": load(run).resolved()}))
+    assert json.loads(check(began, "--json").output) == found
 
 
 def test_check_fails_where_the_run_would(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_reward_models_must_be_there(tmp_path: Path) -> None:
 
 
 def test_a_run_is_told_so_before_anything_is_spent(tmp_path: Path) -> None:
-    from rlaif.pipeline import check
+    from rlaif.checking import check
     from tests import finished_run
 
     asked = finished_run.requests(tmp_path / "p.jsonl", train=2, heldout=1)

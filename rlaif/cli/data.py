@@ -31,7 +31,8 @@ def data() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(file: Path, column: str | None, format: str | None, as_json: bool) -> None:
-    """Say what prompts a config (.yaml) or a data file gives, and which rows give none, and why.
+    """Say what prompts a config (.yaml), a run's folder or a data file gives, and which rows give
+    none, and why.
 
     Exits with 1 if they cannot be used.
     """
@@ -64,14 +65,14 @@ def check(file: Path, column: str | None, format: str | None, as_json: bool) -> 
 
 def _asked(file: Path, options: Mapping[str, str | None]) -> tuple[PromptsConfig, int]:
     """The sources of a run's config and its seed; or a data file as the only source."""
-    from rlaif.config import load
+    from rlaif.config import named
     from rlaif.config.run import PromptsConfig
 
     given = {name: value for name, value in options.items() if value is not None}
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix in (".yaml", ".yml") or file.is_dir():
         if given:
             raise click.UsageError(f"--{next(iter(given))} is for a data file; edit the config")
-        config = load(file)
+        config = named(file).config
         return config.prompts, config.seed
     return PromptsConfig.model_validate({"sources": [{"path": file, **given}]}), 0
 

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Say which stages and calls of a run are done, and which are to be paid. Nothing is started.
+    CONFIG is a config file, or the folder of a run that began.
 
     Calls that depend on answers still to come are counted as "at most"; tokens and seconds are
-    reckoned from the runs that are on record.
+    estimated from the runs that are on record.
     """
+    from rlaif.checking import check
     from rlaif.completions import default_path
-    from rlaif.config import load
+    from rlaif.config import named
     from rlaif.planning import plan
 
-    made = plan(load(config, changes), root=runs, store=default_path())
+    found = named(config, changes)
+    root, stood = found.root(runs), found.folder is not None
+    check(found.config, standing=root / found.config.name if stood else None)
+    made = plan(found.config, root=root, store=default_path(), as_it_stood=stood)
     click.echo(json.dumps(made.json(), indent=1) if as_json else _table(made))
 
 

@@ -55,13 +55,11 @@ def rebuild(
     Raises:
         Waiting: the labels are to be audited first.
     """
-    from rlaif.pipeline import check
-
     given = {"config_file": str(config), "changes": list(changes), "runs": str(runs)}
     with _stopped_by_hand(), served() as ready:  # it starts while we read and import
         from flows.parameters import asked
 
-        check(asked(given).config)
+        asked(given).check()
         flow = pipeline()
         ready()
         ended = flow(fresh=list(fresh), audit_gate=audit_gate, return_state=True, **given)

@@ -7,6 +7,7 @@
 
 from rlaif.config.engine import EngineConfig, ServingConfig
 from rlaif.config.loading import load
+from rlaif.config.naming import Named, named
 from rlaif.config.run import RunConfig
 
-__all__ = ["EngineConfig", "RunConfig", "ServingConfig", "load"]
+__all__ = ["EngineConfig", "Named", "RunConfig", "ServingConfig", "load", "named"]

@@ -95,7 +95,7 @@ def figures(run: Finished) -> dict[str, Any]:
     nothing = undefined("the evaluation is not finished").json()
     empty = dict.fromkeys(MODELS, nothing)
     found: dict[str, Any] = {
-        "run": run.config.get("name", run.folder.name),
+        "run": run.folder.absolute().name,
         "missing": run.missing,
         "violations": empty,
         "helpfulness": empty | {"kept": nothing},

@@ -73,6 +73,18 @@ def test_a_run_goes_on_as_it_stood(tmp_path: Path) -> None:
     assert found.config == config.model_copy(update={"constitution": run / "constitution.yaml"})
 
 
+def test_a_run_that_was_renamed_is_the_run_of_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "renamed"
+    run.mkdir()
+    kept = ask(name="demo").resolved()
+    for logs in ("runs/demo/logs", str(tmp_path / "demo" / "logs")):  # as they were kept, once
+        kept["engine"]["logs"] = logs
+        (run / "run.json").write_text(json.dumps({"config": kept}), "utf-8")
+        found = asked({"config_file": f"{run}/", "runs": "elsewhere"})
+        assert found.folder == run
+        assert found.config.engine.logs is None
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a run that began"):
         ask(config_file=str(tmp_path))
@@ -107,6 +119,13 @@ def test_an_artifact_key_is_what_prefect_takes() -> None:
     assert key("plan", Path("runs/My_run.v2")) == "plan-my-run-v2"
 
 
+def test_an_end_that_is_never_reached_is_refused() -> None:
+    off = asked({"config_file": str(DEMO), "runs": "runs", "changes": ["reward.enabled=false"]})
+    off.check()
+    with pytest.raises(ConfigError, match="until: the reward stage is switched off"):
+        off.check("reward")
+
+
 # --- shards -------------------------------------------------------------------------------------
 
 
@@ -137,6 +156,22 @@ def test_a_stage_after_its_shards_asks_nothing_and_is_the_same(tmp_path: Path) -
     assert digests[0] == digests[1]
     assert sent[0] > 10
     assert sent[1] == 0
+
+
+@pytest.mark.usefixtures("scripted")
+def test_logs_are_kept_in_the_runs_folder_and_not_in_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = finished_run.config(
+        "mine", prompts=finished_run.requests(tmp_path / "p.jsonl", train=3, heldout=1)
+    )
+    for _ in range(2):
+        with Pipeline.open(told, store="store") as run:
+            run.prompts()
+            assert run.config.engine.logs == tmp_path / "runs" / "mine" / "logs"
+        told = asked({"config_file": "runs/mine", "runs": "runs"}).config
+        assert told.engine.logs is None
 
 
 @pytest.mark.usefixtures("scripted")
