@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field, JsonValue
 
 from rlaif.checking import check
 from rlaif.config import RunConfig, named
-from rlaif.config.policy import PolicyConfig
+from rlaif.config.policy import OnPolicyConfig, PolicyConfig
 from rlaif.constitution import load as load_law
-from rlaif.runs import STAGES
+from rlaif.runs import OPTIONAL, STAGES
 from rlaif.shipped import SEED_MODEL, folder
 
 DEMO = str(SEED_MODEL.with_name("demo.yaml"))
@@ -48,7 +48,7 @@ Rounds = Annotated[int, Field(ge=0, le=64)]
 Principles = Annotated[int, Field(ge=0, le=1024)]
 Hours = Annotated[int, Field(ge=1, le=8760)]
 Shards = Annotated[int, Field(ge=1, le=200)]
-Stage = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
+Stage = Annotated[str, Field(json_schema_extra={"enum": [*STAGES, *OPTIONAL]})]
 Change = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+)*=", examples=["policy.beta=0.05"])]
 
 SETS: dict[str, tuple[str, ...]] = {
@@ -102,8 +102,11 @@ def asked(parameters: Mapping[str, Any]) -> Asked:
     Raises:
         ConfigError: it cannot be used; every problem with its place and its remedy.
     """
-    changes = [*_changes(parameters), *(parameters.get("changes") or ())]
-    found = named(Path(parameters["config_file"]), changes)
+    path, more = Path(parameters["config_file"]), parameters.get("changes") or ()
+    changes = list(_changes(parameters))
+    found = named(path, [*changes, *more])
+    if parameters.get("prompts") and isinstance(found.config.policy, OnPolicyConfig):
+        found = named(path, [*changes, f"policy.limit={parameters['prompts']}", *more])
     runs = found.root(Path(parameters["runs"]))
     return Asked(found.config, runs, as_it_stood=found.folder is not None)
 

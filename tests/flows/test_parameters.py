@@ -18,7 +18,7 @@ from rlaif.config.policy import PolicyConfig
 from rlaif.engine.models import Models
 from rlaif.errors import ConfigError
 from rlaif.pipeline import Pipeline
-from rlaif.runs import stage_record
+from rlaif.runs import OPTIONAL, STAGES, stage_record
 from rlaif.shipped import SEED_MODEL
 from tests import finished_run
 
@@ -47,6 +47,20 @@ def test_each_parameter_sets_its_keys() -> None:
     assert (told["critique"]["limit"], told["preferences"]["limit"]) == (7, 7)
     assert (told["evaluation"]["limit"], told["critique"]["rounds"]) == (5, 2)
     assert (told["preferences"]["principles"], told["seed"]) == (0, 4)  # `changes` come last
+
+
+@pytest.mark.parametrize(("policy", "samples"), [("ppo", 1), ("grpo", 8), ("rloo", 8)])
+def test_prompts_limit_a_policy_that_draws_its_own_answers(policy: str, samples: int) -> None:
+    given = {"policy": policy, "prompts": 7, "changes": ["policy.batch_size=8"]}
+    section = ask(**given).policy
+    assert (section.kind, section.limit, section.samples) == (policy, 7, samples)  # type: ignore[union-attr]
+    given["changes"] = ["policy.batch_size=8", "policy.limit=5"]
+    assert ask(**given).policy.limit == 5  # type: ignore[union-attr]
+
+
+def test_every_stage_can_be_made_anew_from_a_form() -> None:
+    enum = pipeline.parameters.properties["fresh"]["anyOf"][0]["items"]["enum"]
+    assert set(enum) == {*STAGES, *OPTIONAL}
 
 
 def test_a_path_starts_where_the_flow_runs_not_at_the_config(
