@@ -5,12 +5,11 @@
 The plan goes through the stages as the run does, with models that answer from the completions
 store and nothing else, so it counts rather than guesses: up to the first training that is still to
 be done every count is exact but for what depends on an answer that is not there yet ("at most").
-What comes after that training asks a model that doesn't exist; those calls are reckoned.
+What comes after that training asks a model that doesn't exist; those calls are estimated.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator
@@ -25,13 +24,12 @@ from rlaif.config.policy import OnlineConfig
 from rlaif.constitution import load
 from rlaif.engine.counts import Counts
 from rlaif.engine.models import Models
+from rlaif.estimating import TRAININGS, Past, pairs
 from rlaif.pipeline import Pipeline
 from rlaif.records import Call, Chain, Prompt, Reason, Unanswered
 from rlaif.runs import Run, Work, base
 from rlaif.shipped import folder
 from rlaif.templates import Templates
-
-TRAININGS = ("finetune", "reward", "policy")
 
 
 @dataclass(slots=True)
@@ -40,7 +38,7 @@ class Planned:
 
     `state` is "done" (reused), "anew" (there, but made from something else), or "to do". `new`
     calls are certain; `at_most` counts those that depend on answers still to come. `tokens` and
-    `seconds` are reckoned from the finished runs on record, None where there is none.
+    `seconds` are estimated from finished runs of the same models, None where there is none.
     """
 
     stage: str
@@ -63,11 +61,35 @@ class Plan:
 
     stages: list[Planned] = field(default_factory=list)
 
+    @property
+    def fresh(self) -> str | None:
+        """The stage without whose `--fresh` a run refuses, or None: it is the first one to be made,
+        and it is there, made from something else."""
+        first = next((stage for stage in self.stages if stage.state != "done"), None)
+        return base(first.stage) if first and first.state == "anew" else None
+
+    @property
+    def total(self) -> dict[str, Any]:
+        """The sums; of an estimate, None where nothing is known. `at_least` names those estimates
+        to which some stages add what is not known."""
+        ahead = [stage for stage in self.stages if stage.state != "done"]
+        sums: dict[str, Any] = {
+            key: sum(getattr(stage, key) for stage in self.stages)
+            for key in ("cached", "new", "at_most")
+        }
+        at_least = []
+        for key in ("tokens", "seconds"):
+            known = [value for stage in ahead if (value := getattr(stage, key)) is not None]
+            sums[key] = sum(known)
+            if len(known) < len(ahead):
+                sums[key] = sums[key] or None
+                at_least += [key] if sums[key] else []
+        return sums | {"at_least": at_least}
+
     def json(self) -> dict[str, Any]:
-        """`stages`, and their `total`."""
-        keys = ("cached", "new", "at_most", "tokens", "seconds")
-        total = {key: sum(getattr(s, key) or 0 for s in self.stages) for key in keys}
-        return {"stages": [asdict(stage) for stage in self.stages], "total": total}
+        """`stages`, their `total`, and what needs to be `fresh`."""
+        stages = [asdict(stage) for stage in self.stages]
+        return {"stages": stages, "total": self.total, "fresh": self.fresh}
 
 
 def plan(config: RunConfig, *, root: Path, store: str, as_it_stood: bool = False) -> Plan:
@@ -81,15 +103,20 @@ def plan(config: RunConfig, *, root: Path, store: str, as_it_stood: bool = False
         models = _Silent(completions)
         scratched = Run(Path(scratch), config)
         dry = _Dry(root / config.name, config, as_it_stood, scratched, models.counts)
-        _walk(Pipeline(dry, config, law, templates, models), dry.plan)
+        pipeline = Pipeline(dry, config, law, templates, models)
+        prompts = pipeline.prompts()
+        _walk(pipeline, dry.plan, prompts)
+        asked = pipeline.start.identity, pipeline.feedback.identity
+        past = Past(root, asked, config, _count(prompts, "train"))
     for stage in dry.plan.stages:
-        _reckon(stage, root)
+        if stage.state != "done":
+            stage.tokens, stage.seconds = past.estimate(stage.stage, stage.calls)
     return dry.plan
 
 
-def _walk(pipeline: Pipeline, made: Plan) -> None:
+def _walk(pipeline: Pipeline, made: Plan, prompts: Path) -> None:
     """Go through the stages until one wants a model that is still to be trained."""
-    config, prompts = pipeline.config, pipeline.prompts()
+    config = pipeline.config
     critiqued = pipeline.critique(prompts)
     if made.stages[-1].state != "done":
         made.stages[-1].at_most = _still_to_come(critiqued, config)
@@ -101,8 +128,8 @@ def _walk(pipeline: Pipeline, made: Plan) -> None:
         policy = pipeline.policy(labels, finetuned, prompts, rewarded)
         pipeline.evaluation(prompts, critiqued, finetuned, preferred, policy)
     except _Untrained:
-        reckoned = {s.stage for s in made.stages}
-        made.stages += [s for s in _reckoned(config, prompts) if s.stage not in reckoned]
+        there = {s.stage for s in made.stages}
+        made.stages += [s for s in _estimated(config, prompts) if s.stage not in there]
 
 
 class _Untrained(Exception):
@@ -167,20 +194,20 @@ def _still_to_come(critiqued: Path, config: RunConfig) -> int:
     return calls
 
 
-def _reckoned(config: RunConfig, prompts: Path) -> Iterator[Planned]:
+def _count(prompts: Path, split: str) -> int:
+    return sum(1 for _ in jsonl.rows(prompts / f"{split}.jsonl", Prompt))
+
+
+def _estimated(config: RunConfig, prompts: Path) -> Iterator[Planned]:
     """The calls of the stages that ask a model still to be trained, by the config alone."""
-    trained, heldout = (
-        sum(1 for _ in jsonl.rows(prompts / f"{split}.jsonl", Prompt))
-        for split in ("train", "heldout")
-    )
+    trained, heldout = _count(prompts, "train"), _count(prompts, "heldout")
     law = len(load(config.constitution).principles)
     chosen, judged = config.preferences, config.evaluation
     yield Planned("finetune", "to do")
     n = min(trained, chosen.limit or trained)
-    pairs = min(math.comb(chosen.candidates, 2), chosen.max_pairs or 1 << 60)
     each = (2 if chosen.weigh_critique else 1) * chosen.candidates
     if chosen.method == "pairwise":
-        each = (4 if chosen.reasoning else 2) * pairs
+        each = (4 if chosen.reasoning else 2) * pairs(config)
     verdicts = n * (chosen.principles or law) * each
     labels = n * chosen.candidates + verdicts
     yield Planned("preferences", "to do", at_most=labels)
@@ -204,39 +231,3 @@ def _rewarded(config: RunConfig, prompts: int, law: int) -> int:
         return 0
     answers = chosen.epochs * min(prompts, chosen.limit or prompts) * chosen.samples
     return math.ceil(answers) * (judge.principles or law)
-
-
-def _reckon(stage: Planned, root: Path) -> None:
-    """Tokens and seconds, as such a stage took them in the newest run that asked anything."""
-    name = base(stage.stage)
-    for record in sorted(_records(name, root), key=lambda r: r["finished"], reverse=True):
-        if stage.state == "done":
-            return
-        answered, tokens = _paid(record["metrics"])
-        if name in TRAININGS:
-            stage.seconds = record["seconds"]
-            if answered and stage.calls:
-                stage.tokens = round(tokens / answered * stage.calls)
-            return
-        if answered:
-            stage.tokens = round(tokens / answered * stage.calls)
-            stage.seconds = round(record["seconds"] / answered * stage.calls, 1)
-            return
-
-
-def _records(stage: str, root: Path) -> Iterator[dict[str, Any]]:
-    for path in root.glob(f"*/{stage}/stage.json"):
-        try:
-            yield json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            continue  # a damaged record reckons nothing; the run itself will say so
-
-
-def _paid(metrics: Any) -> tuple[int, int]:
-    """Answers and tokens in all tallies (`Counts.as_dict`) that the metrics hold."""
-    if not isinstance(metrics, dict):
-        return 0, 0
-    if "answered" in metrics and "prompt_tokens" in metrics:
-        return metrics["answered"], metrics["prompt_tokens"] + metrics["completion_tokens"]
-    answered, tokens = zip((0, 0), *map(_paid, metrics.values()), strict=True)
-    return sum(answered), sum(tokens)

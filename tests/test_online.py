@@ -184,11 +184,11 @@ def test_a_trace_shows_the_labels_of_every_round(
 
 
 def test_a_plan_counts_the_rounds(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
-    from rlaif.planning import Plan, _reckoned
+    from rlaif.planning import Plan, _estimated
 
     told = config(tmp_path)
     go(tmp_path, 1)
-    planned = Plan(list(_reckoned(told, tmp_path / "run" / "prompts"))).stages
+    planned = Plan(list(_estimated(told, tmp_path / "run" / "prompts"))).stages
     by_name = {stage.stage: stage for stage in planned}
     assert [*by_name][1:] == ["preferences", "reward", *LATER, "evaluation"]
     labels = by_name["preferences"].at_most

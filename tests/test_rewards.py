@@ -334,7 +334,8 @@ def test_the_judges_calls_are_the_policy_stages(
 ) -> None:
     from rlaif import policy, training
     from rlaif.config.policy import GrpoConfig
-    from rlaif.planning import Planned, _reckon
+    from rlaif.estimating import Past
+    from tests import finished_run
 
     asked = Rewards(PLAIN, {"judge": (1.0, judge(ScriptedEngine(reply)))})
     score(asked, 10)
@@ -344,11 +345,12 @@ def test_the_judges_calls_are_the_policy_stages(
     metrics = policy.policy(tmp_path, config, pairs=tmp_path, model="m", seed=0, prompts=tmp_path)
     assert metrics["calls"]["answered"] == 20
     assert "calls" not in metrics["rewards"]
-    record = {"finished": "now", "seconds": 60.0, "metrics": metrics}
-    (tmp_path / "old" / "policy").mkdir(parents=True)
-    (tmp_path / "old" / "policy" / "stage.json").write_text(json.dumps(record))
-    planned = Planned("policy", "to do", at_most=40)
-    _reckon(planned, tmp_path)
+    began = {"made_from": {"inputs": {"drafter": "start", "critic": "judge"}}}
+    policy_made = {"finished": "now", "seconds": 60.0, "metrics": metrics}
+    for stage, record in (("critique", began), ("policy", policy_made)):
+        (tmp_path / "old" / stage).mkdir(parents=True)
+        (tmp_path / "old" / stage / "stage.json").write_text(json.dumps(record))
+    now = finished_run.config(prompts=tmp_path / "p.jsonl")
+    tokens, _ = Past(tmp_path, ("start", "judge"), now, 4).estimate("policy", 40)
     calls = metrics["calls"]
-    assert planned.tokens == 2 * (calls["prompt_tokens"] + calls["completion_tokens"])
-    assert planned.seconds == 60.0
+    assert tokens == 2 * (calls["prompt_tokens"] + calls["completion_tokens"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,8 @@ def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> N
     """Say which stages and calls of a run are done, and which are to be paid. Nothing is started.
     CONFIG is a config file, or the folder of a run that began.
 
-    Calls that depend on answers still to come are counted as "at most"; tokens and seconds are
-    estimated from the runs that are on record.
+    Calls that depend on answers still to come are counted as "at most". Tokens and seconds are
+    estimated from the runs of the same models under --runs; where there are none, nothing is said.
     """
     from rlaif.checking import check
     from rlaif.completions import default_path
@@ -34,6 +36,20 @@ def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> N
     check(found.config, standing=root / found.config.name if stood else None)
     made = plan(found.config, root=root, store=default_path(), as_it_stood=stood)
     click.echo(json.dumps(made.json(), indent=1) if as_json else _table(made))
+    if made.fresh and not as_json:
+        click.echo(f"\n{_refused(made.fresh, config, changes, runs)}")
+
+
+def _refused(stage: str, config: Path, changes: Sequence[str], runs: Path) -> str:
+    """What `rlaif run` would refuse, and the command that it does not."""
+    words = ["rlaif", "run", str(config)]
+    for change in changes:
+        words += ["--set", change]
+    words += ["--runs", str(runs)] if str(runs) != "runs" else []
+    return (
+        f"`rlaif run` refuses: {stage} is there, made from something else. This makes it anew, and "
+        f"what follows from it:\n  {shlex.join([*words, '--fresh', stage])}"
+    )
 
 
 def _table(made: Plan) -> str:
@@ -43,9 +59,7 @@ def _table(made: Plan) -> str:
     for s in made.stages:
         known = (s.cached, s.new, s.at_most) if s.state != "done" else (None,) * 3
         rows.append((s.stage, s.state, *map(_number, (*known, s.tokens, s.seconds))))
-    total = made.json()["total"]
-    columns = ("cached", "new", "at_most", "tokens", "seconds")
-    rows.append(("total", "", *(_number(total[key]) for key in columns)))
+    rows.append(("total", "", *_total(made)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -54,6 +68,12 @@ def _table(made: Plan) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def _total(made: Plan) -> Iterator[str]:
+    total = made.total
+    for key in ("cached", "new", "at_most", "tokens", "seconds"):
+        yield ("at least " if key in total["at_least"] else "") + _number(total[key])
 
 
 def _number(value: float | None) -> str:
