@@ -1,15 +1,17 @@
 """A constitution was edited: say what follows, ask if that is wanted, and build.
 
 The rebuilt model is a run of its own, `<name>-<digest of the law>`: the run before it stays, and
-calls that the edit did not touch come from the completions store.
+calls that the edit did not touch come from the completions store. With `changes` to the config, its
+name has a digest of these, too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, suspend_flow_run
@@ -24,15 +26,17 @@ from prefect.states import Completed
 from pydantic import ConfigDict, Field
 
 from flows import shown
-from flows.parameters import DEMO, Asked, Change, ConfigFile, Hours, Law, asked
+from flows.parameters import DEMO, Asked, Change, ConfigFile, Hours, Law, Stage, asked
 from flows.pipeline import carried_out
 from flows.steps import deployed, told
 from rlaif.completions import default_path
 from rlaif.constitution import load
-from rlaif.errors import RlaifError
+from rlaif.errors import RlaifError, RunError
 from rlaif.planning import Plan, plan
 
 log = logging.getLogger("rlaif.flows")
+
+LONGEST = 64  # characters of a run's name
 
 
 class Approval(RunInput):
@@ -61,6 +65,7 @@ def rebuild(
     approve_within_h: Hours = 168,
     audit_gate: bool = False,
     changes: list[Change] | None = None,
+    fresh: list[Stage] | None = None,
     runs: str = "runs",
 ) -> Any:
     """Build a model anew because its constitution was edited.
@@ -74,38 +79,49 @@ def rebuild(
         approval: Wait, without holding a process, for a person who has seen the plan.
         approve_within_h: Hours that the plan waits for approval.
         audit_gate: Train only on labels that people have audited.
-        changes: Any changes to the config, each as section.key=value.
+        changes: Any changes to the config, each as section.key=value. Other changes, another run.
+        fresh: Stages to make anew although they are there.
         runs: The folder that holds the runs.
     """
     within_h = approve_within_h if approval and deployed() else None
-    return told(lambda: _rebuilt(dict(flow_run.parameters), constitution, within_h, audit_gate))
+    return told(lambda: _rebuilt(dict(flow_run.parameters), within_h))
 
 
-def _rebuilt(
-    given: dict[str, Any], edited: str, approve_within_h: int | None, audit_gate: bool
-) -> Any:
-    own = asked(given | {"constitution": ""})
-    if edited and own.config.constitution.resolve() != _path(edited):
+def _rebuilt(given: dict[str, Any], approve_within_h: int | None) -> Any:
+    own, edited = asked(given | {"constitution": ""}), asked(given).config.constitution
+    if edited.resolve() != own.config.constitution.resolve():
         return _nothing(f"{own.config.name} follows {own.config.constitution.name}")
-    wanted = _renamed(own)
+    wanted = _renamed(own, given["changes"] or ())
     wanted.check()
     made = plan(wanted.config, root=wanted.runs, store=default_path())
     shown.plan(made, wanted.folder, f"What the edit costs: {_summed(made)}.")
-    if all(stage.state == "done" for stage in made.stages):
-        return _nothing(f"{wanted.folder} is built already")
+    if not given["fresh"]:  # with it, the run itself knows what an earlier attempt made anew
+        if all(stage.state == "done" for stage in made.stages):
+            return _nothing(f"{wanted.folder} is built already")
+        _refuse_unless_fresh(made, wanted)
     if approve_within_h is not None and not _approved(made, wanted, approve_within_h):
         return Completed(name="LeftAsItIs", message="a person decided to leave it")
-    rest = {"until": "report", "fresh": None, "shards": 1, "audit_gate": audit_gate}
-    return carried_out(wanted, rest, planned=True)
+    return carried_out(wanted, given | {"until": "report", "shards": 1}, planned=True)
 
 
-def _path(constitution: str) -> Path:
-    return Path(constitution).expanduser().resolve()
-
-
-def _renamed(own: Asked) -> Asked:
-    name = f"{own.config.name[:55]}-{load(own.config.constitution).digest[:8]}"
+def _renamed(own: Asked, changes: Sequence[str]) -> Asked:
+    """The run of its own: its name says which law, and which changes."""
+    end = f"-{load(own.config.constitution).digest[:8]}"
+    if changes:
+        end += f"-{hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:6]}"
+    name = own.config.name[: LONGEST - len(end)] + end
     return replace(own, config=own.config.model_copy(update={"name": name}))
+
+
+def _refuse_unless_fresh(made: Plan, wanted: Asked) -> None:
+    """What the run would refuse is refused before anybody is asked for approval."""
+    if made.fresh:
+        raise RunError(
+            f"stage {made.fresh} is there already, made from something else",
+            where=str(wanted.folder),
+            remedy=f"`fresh: [{made.fresh}]` makes it anew, and what follows from it; or give the "
+            "config another name",
+        )
 
 
 def _nothing(why: str) -> Any:

@@ -1,0 +1,84 @@
+"""A rebuild: whose law was edited, what its run is called, what is refused; no Prefect server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import rebuild
+from flows.parameters import Asked
+from rlaif.constitution import load
+from rlaif.errors import RunError
+from rlaif.planning import Plan, Planned
+from rlaif.shipped import SEED_MODEL, folder
+
+DEMO = str(SEED_MODEL.with_name("demo.yaml"))
+LAW = folder("constitution") / "sandbox.yaml"
+
+
+class Rebuilt:
+    """A rebuild whose plan is given, and whose run is only noted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+        self.runs, self.states = runs, ["done", "to do"]
+        self.built: list[tuple[Asked, dict[str, Any]]] = []
+        monkeypatch.setattr(rebuild, "plan", self._plan)
+        monkeypatch.setattr(rebuild.shown, "plan", lambda *told: None)
+        monkeypatch.setattr(rebuild, "carried_out", self._built)
+
+    def __call__(self, **given: Any) -> Any:
+        every = {"config_file": DEMO, "constitution": "", "changes": None, "fresh": None}
+        own = {"runs": str(self.runs), "audit_gate": False}
+        return rebuild._rebuilt(every | own | given, None)
+
+    def _plan(self, *asked: Any, **given: Any) -> Plan:
+        return Plan(
+            [Planned(s, t) for s, t in zip(("prompts", "critique"), self.states, strict=True)]
+        )
+
+    def _built(self, wanted: Asked, given: dict[str, Any], *, planned: bool) -> str:
+        self.built.append((wanted, given))
+        return wanted.config.name
+
+
+@pytest.fixture
+def rebuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rebuilt:
+    return Rebuilt(monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("law", ["sandbox", str(LAW), ""])
+def test_an_edited_law_is_named_as_the_config_names_it(law: str, rebuilt: Rebuilt) -> None:
+    assert rebuilt(constitution=law) == f"demo-{load(LAW).digest[:8]}"
+
+
+@pytest.mark.parametrize("law", ["general", str(folder("constitution") / "general.yaml")])
+def test_a_law_that_the_config_does_not_follow_is_nothing_to_do(law: str, rebuilt: Rebuilt) -> None:
+    assert rebuilt(constitution=law).name == "NothingToDo"
+    assert not rebuilt.built
+
+
+def test_other_changes_are_another_run(rebuilt: Rebuilt) -> None:
+    names = [rebuilt(changes=changes) for changes in (None, ["seed=1"], ["seed=2"], ["seed=1"])]
+    assert len(set(names)) == 3
+    assert names[1] == names[3]
+    assert names[1].startswith(f"{names[0]}-")
+    assert len(rebuilt(changes=[f"name={'x' * 64}"])) == 64
+
+
+def test_what_the_run_would_refuse_is_refused_before_it_is_approved(rebuilt: Rebuilt) -> None:
+    rebuilt.states = ["done", "anew"]
+    with pytest.raises(RunError, match="stage critique is there already") as caught:
+        rebuilt()
+    assert "`fresh: [critique]`" in caught.value.remedy
+    assert not rebuilt.built
+    rebuilt(fresh=["critique"])
+    assert rebuilt.built[-1][1]["fresh"] == ["critique"]
+
+
+def test_what_is_built_is_built_again_only_if_asked_to(rebuilt: Rebuilt) -> None:
+    rebuilt.states = ["done", "done"]
+    assert rebuilt().name == "NothingToDo"
+    rebuilt(fresh=["policy"])
+    assert len(rebuilt.built) == 1
