@@ -97,6 +97,24 @@ def test_json_has_the_promised_keys(run: Path, page: str, capsys: Any) -> None:
     stages = ("prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation")
     assert set(told["seconds"]) == {*stages, "total"}
     assert told["missing"] == []
+    assert told["model"] == str(run / "policy" / "model")
+
+
+def test_a_run_that_was_to_stop_early_says_what_there_is(
+    run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    from rlaif.cli.report import show_so_far
+
+    early = copied(run, tmp_path / "early")
+    for stage in ("reward", "policy", "evaluation", "report"):
+        shutil.rmtree(early / stage, ignore_errors=True)
+    show_so_far(early / "preferences")
+    out = capsys.readouterr().out
+    assert out.startswith(f"preferences: {early / 'preferences'}\n")
+    assert "model:" not in out
+    show_so_far(early / "preferences", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["missing"], told["model"]) == (["reward", "policy", "evaluation"], None)
 
 
 def test_figures_are_those_of_the_stages(run: Path) -> None:
@@ -115,6 +133,7 @@ def test_the_terminal_gets_the_headline(run: Path, capsys: Any) -> None:
     share = figures_of(run)["violations"]["policy"]
     assert re.search(rf"break a principle .* {100 * share['value']:.1f}% \[", out)
     assert "helpfulness kept" in out
+    assert f"\nmodel: {run / 'policy' / 'model'}\n" in out
     assert out.rstrip().endswith("report/index.html")
 
 

@@ -33,16 +33,38 @@ def report(run: Path, as_json: bool, browse: bool) -> None:
 
 
 def show(run: Path, *, as_json: bool = False) -> None:
-    """Print the figures of a run whose report is written."""
+    """Print the figures of a run whose report is written, and where its model is."""
     import json
 
     text = (run / "report" / "report.json").read_text("utf-8")
     if as_json:
         click.echo(text, nl=False)
         return
-    for line in _lines(json.loads(text)):
+    figures = json.loads(text)
+    for line in _lines(figures):
         click.echo(line)
-    click.echo(f"\nreport: {(run / 'report' / 'index.html').resolve().as_uri()}")
+    click.echo("")
+    if figures["model"]:
+        click.echo(f"model: {figures['model']}")
+    click.echo(f"report: {(run / 'report' / 'index.html').resolve().as_uri()}")
+
+
+def show_so_far(stage: Path, *, as_json: bool = False) -> None:
+    """Print what there is of a run that was to stop after a stage; as JSON, the figures as a report
+    would have them, with what is missing."""
+    import json
+
+    from rlaif.report import figures_of
+
+    run = stage.parent
+    figures = figures_of(run)
+    if as_json:
+        click.echo(json.dumps(figures, indent=1))
+        return
+    click.echo(f"{stage.name}: {stage}")
+    if figures["model"]:
+        click.echo(f"model: {figures['model']}")
+    click.echo("to go on: the same command without --until")
 
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,7 @@ import click
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the config.")
 @click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage anew.")
+@click.option("--until", default="report", metavar="STAGE", help="The last stage to make.")
 @click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
 @click.option("--audit-gate", is_flag=True, help="Train only on labels that people audited.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report's figures as JSON.")
@@ -26,6 +27,7 @@ def run(
     config: Path,
     changes: tuple[str, ...],
     fresh: tuple[str, ...],
+    until: str,
     runs: Path,
     audit_gate: bool,
     as_json: bool,
@@ -36,10 +38,13 @@ def run(
     Interrupted at any point, the same command goes on from there. A finished call is never paid
     twice; a finished stage is reused.
     """
-    from rlaif.cli.report import show
+    from rlaif.cli.report import show, show_so_far
 
-    page = rebuild(config, changes, fresh, runs, audit_gate=audit_gate)
-    show(page.parents[1], as_json=as_json)
+    made = rebuild(config, changes, fresh, runs, until=until, audit_gate=audit_gate)
+    if until == "report":
+        show(made.parents[1], as_json=as_json)
+    else:
+        show_so_far(made, as_json=as_json)
 
 
 def rebuild(
@@ -48,21 +53,25 @@ def rebuild(
     fresh: tuple[str, ...] = (),
     runs: Path = Path(),
     *,
+    until: str = "report",
     audit_gate: bool = False,
 ) -> Path:
-    """Run the pipeline as a Prefect flow; returns the report's page.
+    """Run the pipeline as a Prefect flow; returns the report's page, or the folder of the stage
+    that was to be the last.
 
     Raises:
         Waiting: the labels are to be audited first.
     """
-    given = {"config_file": str(config), "changes": list(changes), "runs": str(runs)}
+    given: dict[str, Any] = {"config_file": str(config), "runs": str(runs)}
+    given["changes"] = list(changes)
     with _stopped_by_hand(), served() as ready:  # it starts while we read and import
         from flows.parameters import asked
 
-        asked(given).check()
+        asked(given).check(until)
         flow = pipeline()
         ready()
-        ended = flow(fresh=list(fresh), audit_gate=audit_gate, return_state=True, **given)
+        given |= {"fresh": list(fresh), "until": until, "audit_gate": audit_gate}
+        ended = flow(return_state=True, **given)
         if ended.name == "AwaitingAudit":
             raise Waiting(ended.message)
         return ended.result()

@@ -97,6 +97,7 @@ def figures(run: Finished) -> dict[str, Any]:
     found: dict[str, Any] = {
         "run": run.folder.absolute().name,
         "missing": run.missing,
+        "model": str(run.folder / "policy" / "model") if "policy" in run.stages else None,
         "violations": empty,
         "helpfulness": empty | {"kept": nothing},
         "well_formed": empty,

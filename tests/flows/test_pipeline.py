@@ -123,6 +123,24 @@ def test_the_plan_of_a_finished_run_is_to_do_nothing(
     assert 0 < states["critique"][1] <= 48  # the third round's critiques, and revisions
 
 
+def test_a_run_stops_where_it_is_told_to(command: Command) -> None:
+    early = ("--set", "name=early", "--until", "prompts")
+    done = command(*early, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["missing"] == [
+        s for s in STAGES if s not in ("prompts", "report")
+    ]
+    assert command(*early).stdout.startswith("prompts: runs/early/prompts\n")
+    assert not (command.runs / "early" / "critique").exists()
+
+
+def test_an_end_that_is_never_reached_is_refused(command: Command) -> None:
+    refused = command("--until", "reward", "--set", "reward.enabled=false", "--set", "name=never")
+    assert refused.returncode == 1
+    assert "until: the reward stage is switched off" in refused.stderr
+    assert not (command.runs / "never").exists()
+
+
 def test_a_mistake_is_one_screen_before_anything_starts(command: Command) -> None:
     wrong = command("--set", "policy.betta=1")
     assert wrong.returncode == 1
