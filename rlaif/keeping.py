@@ -20,7 +20,7 @@ from typing import Any
 from rlaif.constitution import load
 from rlaif.errors import RlaifError, RunError
 from rlaif.report import figures_of
-from rlaif.runs import STAGES, locked
+from rlaif.runs import OPTIONAL, STAGES, base, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def kept(folder: Path, root: Path) -> Kept:
     """
     config = _config(folder)
     figures = figures_of(folder)
-    stages = tuple(_stage(folder, name) for name in STAGES)
+    stages = tuple(_stage(folder, name) for name in _stages(folder))
     return Kept(
         folder,
         _state(folder, figures),
@@ -148,6 +148,24 @@ def _config(folder: Path) -> dict[str, Any]:
         remedy = "`rlaif run` writes it anew when it next works in this run"
         what = f"run.json cannot be read ({error})"
         raise RunError(what, where=str(folder), remedy=remedy) from None
+
+
+def _stages(folder: Path) -> list[str]:
+    """Every stage of a run and each optional one that it has, in the order in which they run."""
+    names = (path.name.removesuffix(".partial").lstrip(".") for path in folder.iterdir())
+    more = {name for name in names if name in OPTIONAL or base(name) != name}
+    return sorted({*STAGES, *more}, key=_turn)
+
+
+def _turn(name: str) -> tuple[int, int, int]:
+    """When a stage runs. Rounds alternate, policy-1 before preferences-2; the last is policy."""
+    at = {stage: n for n, stage in enumerate(STAGES)}
+    if name in OPTIONAL:
+        return at["preferences"], 1, 0
+    if base(name) == name:
+        return at[name], 1 << 10 if name == "policy" else 0, 0
+    n = int(name.rpartition("-")[2])
+    return (at["policy"], n, 1) if base(name) == "policy" else (at["policy"], n, 0)
 
 
 def _stage(folder: Path, name: str) -> KeptStage:

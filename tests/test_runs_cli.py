@@ -76,6 +76,22 @@ def test_show_has_every_stage_and_who_needs_it(rlaif: Callable[..., Result], roo
     assert "needed by second" in rlaif("show", "first").stdout
 
 
+def test_show_has_audited_labels_and_every_round(rlaif: Callable[..., Result], root: Path) -> None:
+    rounds = ("policy-1", "preferences-2", "policy-2", "preferences-3")
+    for stage in (*rounds, "audit"):
+        shutil.copytree(root / "first" / "preferences", root / "first" / stage)
+    (root / "first" / ".policy-10.partial").mkdir()
+    stages = json.loads(rlaif("show", "first", "--json").stdout)["stages"]
+    names = [stage["name"] for stage in stages]
+    assert names == [
+        "prompts", "critique", "finetune", "preferences", "audit", "reward", *rounds, "policy-10",
+        "policy", "evaluation", "report",
+    ]  # fmt: skip
+    sizes = {stage["name"]: stage["bytes"] for stage in stages}
+    assert sizes["audit"] == sizes["preferences-2"] == sizes["preferences"] > 0
+    assert {s["name"]: s["state"] for s in stages}["policy-10"] == "begun"
+
+
 def test_compare_shows_figures_and_differences_only(rlaif: Callable[..., Result]) -> None:
     told = json.loads(rlaif("compare", "first", "second", "--json").stdout)
     assert set(told["config"]) == {"model", "seed"}
