@@ -38,7 +38,7 @@ help:
 	@echo 'make server   Prefect, a worker and all deployments, until Ctrl-C'
 	@echo 'make test     the tests           (ARGS="-k engine", ARGS=--slow for all of them, WORKERS=0: one process)'
 	@echo 'make check    lint, format, types'
-	@echo 'make format   mend what lint and format can mend'
+	@echo 'make format   fix what lint and format can fix'
 	@echo 'make bench    the measurements    (ARGS=completions for one of them)'
 	@echo 'make lock     resolve the dependencies anew into $(LOCK_cpu) and $(LOCK_gpu)'
 	@echo 'make clean    remove $(VENV) and all caches; runs/ stays'

@@ -36,7 +36,7 @@ def main() -> int:
     here = os.environ | {"RLAIF_HERE": str(Path.cwd())}
     done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigError(f"{done.stdout}\n{done.stderr}", where="prefect.yaml", remedy="mend it")
+        raise ConfigError(f"{done.stdout}\n{done.stderr}", where="prefect.yaml", remedy="fix it")
     _finished(Api(str(client.api_url)))
     return 0
 

@@ -36,7 +36,7 @@ class DataError(RlaifError, ValueError):
 
 
 class EngineError(RlaifError, ConnectionError):
-    """The model server, or a request to it, failed for a reason that retrying will not mend."""
+    """The model server, or a request to it, failed for a reason that retrying will not fix."""
 
 
 class NotOffered(EngineError):

@@ -55,7 +55,7 @@ def test_check_shows_every_error_with_a_caret(law: Path) -> None:
     assert "  |     critiqe: Where is the response unkind?\n  |     ^\n" in found.stderr
     assert "  remedy: did you mean `critique`?" in found.stderr
     assert f"{law}:8:{column}: `weight` ('x') is not a number\n" in found.stderr
-    assert "3 to mend" in found.stderr
+    assert "3 to fix" in found.stderr
     assert "general.yaml: ok" in found.stdout
 
 

@@ -373,8 +373,8 @@ def test_a_word_that_stayed_by_chance_counts_as_changed() -> None:
 
 def test_examples_are_of_every_kind(run: Path) -> None:
     kinds = [example.kind for example in compared(run / "evaluation" / "samples.jsonl", "policy")]
-    assert kinds[:4] == ["mended"] * 4
-    assert {"mended", "no fault in either"} <= set(kinds)
+    assert kinds[:4] == ["fixed"] * 4
+    assert {"fixed", "no fault in either"} <= set(kinds)
 
 
 def test_headline_never_claims_a_fall_that_may_be_chance() -> None:

@@ -191,7 +191,7 @@ def _print_problems(error: Any) -> None:
         click.echo(_excerpt(problem), err=True, nl=False)
         click.echo(f"  remedy: {problem.remedy}", err=True)
     more = f" and {error.unlisted} more" if error.unlisted else ""
-    click.echo(f"{len(error.problems)}{more} to mend", err=True)
+    click.echo(f"{len(error.problems)}{more} to fix", err=True)
 
 
 def _excerpt(problem: Problem) -> str:

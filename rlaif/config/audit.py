@@ -38,7 +38,7 @@ class AuditConfig(Section):
     """Judge at least so many items of each principle, so that each has a figure."""
 
     targeted: int = Field(default=20, ge=0)
-    """Items picked because the judge contradicts itself or is unsure. They mend data and count in
+    """Items picked because the judge contradicts itself or is unsure. They fix data and count in
     no estimate."""
 
     retest: float = Field(default=0.05, ge=0, le=0.5)

@@ -141,7 +141,7 @@ class Link:
                 f"no model server has answered anything for {grace_s:g} s. "
                 f"The last attempt of a call: {last.detail}",
                 where=", ".join(server.url for server in self._pool.servers),
-                remedy="mend the server, or raise engine.grace_s; then run again: "
+                remedy="fix the server, or raise engine.grace_s; then run again: "
                 "finished calls are kept",
             )
 

@@ -79,7 +79,7 @@ class Model:
 
         Raises:
             EngineError: the servers are gone, or (nearly) no call has an answer. Then something is
-                wrong that can be mended, and a stage without answers would hide it.
+                wrong that can be fixed, and a stage without answers would hide it.
         """
         engine: list[Engine | ScriptedEngine] = []
 
@@ -152,7 +152,7 @@ def _check_answered(outcomes: Counts, what: str) -> None:
         f"{lost.total():,} of {outcomes.calls:,} calls have no answer ({reasons}). One of them: "
         f"{outcomes.said[lost.most_common(1)[0][0]]}",
         where=what,
-        remedy="mend what that says, at the server or in the config; then run again: finished "
+        remedy="fix what that says, at the server or in the config; then run again: finished "
         "calls are kept",
     )
 

@@ -45,7 +45,7 @@ class Revised:
     steps: tuple[tuple[Step, Runs], ...]
 
 
-KINDS = {"mended": 4, "still at fault": 2, "newly at fault": 2, "no fault in either": 1}
+KINDS = {"fixed": 4, "still at fault": 2, "newly at fault": 2, "no fault in either": 1}
 """How many of each kind are shown; the first ones, so that nobody picks."""
 
 
@@ -129,7 +129,7 @@ def _words(text: str) -> list[str]:
 
 def _kind(before: tuple[str, ...], after: tuple[str, ...]) -> str:
     if before:
-        return "still at fault" if after else "mended"
+        return "still at fault" if after else "fixed"
     return "newly at fault" if after else "no fault in either"
 
 
