@@ -53,10 +53,10 @@ def test_a_missing_file_is_refused_until_its_stage_has_read_it(
     key: str, stage: str, tmp_path: Path
 ) -> None:
     missing = tmp_path / "missing"
-    inner: dict[str, Any] | Path = missing
+    section: Any = missing
     for name in reversed(key.split(".")):
-        inner = {name: inner}
-    told = config(tmp_path, **dict(inner))
+        section = {name: section}
+    told = config(tmp_path, **section)
     with pytest.raises(ConfigError, match="there is no file") as caught:
         check(told)
     assert caught.value.where == key
