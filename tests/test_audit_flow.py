@@ -472,6 +472,34 @@ def test_people_below_the_threshold_are_warned_of(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+def test_the_gate_is_not_redrawn_until_it_passes(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sample(*more: str) -> tuple[int, str, str]:
+        command = ["audit", "sample", str(run), "--set", "cap=12", "--set", "calibration=0"]
+        command += ["--set", "targeted=0", "--set", "per_principle=0", *more]
+        code = main(command)
+        return code, *capsys.readouterr()
+
+    assert json.loads(sample("--json")[1])["new"]
+    assert "audit 1 (drawn already): " in sample()[1]
+    agree(run, 0.0)
+    before = gate_state(run)
+    code, _, told = sample("--set", "threshold=0.2")
+    assert code == 1
+    assert "audit 1 of these labels is drawn, with another threshold" in told
+    assert f"rlaif audit sample {run} --again NAME --reason TEXT" in told
+    assert gate_state(run) == before
+    redraw = ["--set", "threshold=0.2", "--again", "Ann"]
+    assert sample(*redraw)[0] == 1  # why?
+    assert gate_state(run) == before
+    assert sample(*redraw, "--reason", "it was too hard")[0] == 0
+    assert main(["audit", "status", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "drawn again after audit 1 of these labels" in out
+    assert "by Ann, because: it was too hard" in out
+
+
 def test_the_command_from_sample_to_verify(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,10 @@ def change(at: Connection, audit_id: int, text: str, lead: int, now: int) -> str
     if not text.strip() or len(text) > LONGEST:
         raise Refused(f"a guideline has 1 to {LONGEST:,} characters", remedy="say how to judge")
     if frozen(at, audit_id):
-        remedy = "draw a new audit: what was judged under one guideline must not count for another"
+        remedy = (
+            "what was judged under one guideline must not count for another; a lead may have the "
+            "labels audited again: rlaif audit sample RUN --again NAME --reason TEXT"
+        )
         raise Refused("the gate has begun, so the guideline is frozen", remedy=remedy)
     sha = planned.keep(at, tables.guideline, "text", text)
     if sha != found.guideline_sha:

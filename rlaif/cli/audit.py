@@ -41,27 +41,37 @@ def audit() -> None:
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
               help="Change the run's audit section, such as reviewers=2.")  # fmt: skip
 @click.option("--seed", type=int, help="Of the draw. [default: the run's]")
+@click.option("--again", metavar="NAME",
+              help="Audit labels that have an audit once more, in this lead's name.")  # fmt: skip
+@click.option("--reason", default="", help="Why, for --again.")
 @database
 @as_json
 def sample(
-    run: Path, kind: Kind, changes: tuple[str, ...], seed: int | None, db: str | None, as_json: bool
-) -> None:
+    run: Path, kind: Kind, changes: tuple[str, ...], seed: int | None, again: str | None,
+    reason: str, db: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Draw items of RUN for review, none that an earlier audit has shown.
 
-    What is drawn is frozen; the threshold cannot be changed afterwards.
+    What is drawn is frozen: the threshold cannot be changed afterwards, and the same labels get no
+    other audit unless a lead asks for it.
     """
     from rlaif.audit import sampling
     from rlaif.audit.items import plain
     from rlaif.audit.ledger import Ledger
+    from rlaif.audit.records import Again
 
     config = plain(run)["config"]
     section = _section(config.get("audit", {}), changes)
     with Ledger.open(_where(run, db)) as ledger:
         drawn = int(config["seed"]) if seed is None else seed
-        found = ledger.audit(sampling.sample(ledger, run, section, seed=drawn, kind=kind))
+        asked = Again(_lead(ledger, again), reason) if again else None
+        how = {"seed": drawn, "kind": kind, "again": asked}
+        before = len(ledger.audits())
+        found = ledger.audit(sampling.sample(ledger, run, section, **how))
+        new = len(ledger.audits()) > before
     plan = found.plan
     told = {
-        "audit": found.id, "kind": plan.kind, "frame": plan.frame_size,
+        "audit": found.id, "new": new, "kind": plan.kind, "frame": plan.frame_size,
         "frame_sha256": plan.frame_sha, "sizes": dict(found.sizes), "threshold": plan.tau,
         "alpha": plan.alpha, "labels": plan.labels,
     }  # fmt: skip
@@ -69,7 +79,8 @@ def sample(
         click.echo(json.dumps(told, indent=1))
         return
     arms = ", ".join(f"{n} {arm}" for arm, n in found.sizes.items() if n)
-    click.echo(f"audit {found.id}: {arms}, of {plan.frame_size:,} items")
+    there = "" if new else " (drawn already)"
+    click.echo(f"audit {found.id}{there}: {arms}, of {plan.frame_size:,} items")
     click.echo(f"review them: rlaif audit serve {run}")
 
 
