@@ -547,3 +547,30 @@ def test_the_command_from_sample_to_verify(
     assert "cut off" in capsys.readouterr().out
     assert main(["audit", "status", name, "--invite", "Zoe"]) == 0
     assert "one-time token for Zoe: " in capsys.readouterr().out
+    assert main(["audit", "status", name, "--invite", "Max", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["invited"] == "Max"
+    with Ledger.open(where(run)) as at:
+        session = at.redeem(told["token"])
+        assert session
+        owner = at.by_session(session)
+        assert owner
+        assert owner.name == "Max"
+
+
+def test_a_script_learns_whether_training_may_begin(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", "sample", str(run), "--set", "threshold=0.9"]) == 0
+    agree(run, 0.0)
+    check = ["audit", "status", str(run), "--check"]
+    capsys.readouterr()
+    assert main(check[:-1]) == 0
+    plain = capsys.readouterr().out
+    for more in ((), ("--json",)):
+        with pytest.raises(SystemExit, match="1"):
+            main([*check, *more])
+        out = capsys.readouterr().out
+        assert out == plain if not more else json.loads(out)["gate"]["state"] == "fail"
+    assert main([*check, "--override", "Ann", "--reason", "a rehearsal"]) == 0
+    assert capsys.readouterr().out.startswith("OVERRIDDEN: ")

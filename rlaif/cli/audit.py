@@ -109,28 +109,32 @@ def serve(
               help="Of a reviewer who is new.")  # fmt: skip
 @click.option("--override", metavar="NAME", help="Let training begin, in this lead's name.")
 @click.option("--reason", default="", help="Why, for --override.")
+@click.option("--check", is_flag=True, help="Exit with 1 unless training may begin.")
 @database
 @as_json
 def status(
     run: Path, kind: Kind, principles: bool, invited: str | None, role: Any,
-    override: str | None, reason: str, db: str | None, as_json: bool,
+    override: str | None, reason: str, check: bool, db: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say where the audit of RUN stands."""
     from rlaif.audit.overview import overview
 
     with _latest(run, kind, db) as (ledger, found):
-        if invited:
-            click.echo(f"one-time token for {invited}: {_invited(ledger, invited, role)}")
+        token = {"invited": invited, "token": _invited(ledger, invited, role)} if invited else {}
         if override:
             ledger.override(found.id, _lead(ledger, override), reason)
         seen = overview(ledger, found.id)
         head = ledger.verify().head
     if as_json:
-        click.echo(json.dumps(seen.json() | {"head": head}, indent=1))
-        return
-    for line in _lines(seen, principles):
-        click.echo(line)
-    click.echo(f"\nhead of the ledger: {head}")
+        click.echo(json.dumps(token | seen.json() | {"head": head}, indent=1))
+    else:
+        if token:
+            click.echo(f"one-time token for {invited}: {token['token']}")
+        for line in _lines(seen, principles):
+            click.echo(line)
+        click.echo(f"\nhead of the ledger: {head}")
+    if check and not seen.gate.passed:
+        raise SystemExit(1)
 
 
 @audit.command()
