@@ -558,6 +558,22 @@ def test_the_command_from_sample_to_verify(
         assert owner.name == "Max"
 
 
+def test_a_guideline_that_is_not_there_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = ["audit", "sample", str(run), "--set", "calibration=3"]
+    assert main([*sample, "--set", "guideline=/nowhere/g.md"]) == 1
+    told = capsys.readouterr().err
+    assert "error: /nowhere/g.md: the guideline cannot be read (No such file" in told
+    assert "guideline=null" in told
+    config = json.loads((run / "run.json").read_text("utf-8"))
+    config["config"]["audit"]["guideline"] = "/nowhere/g.md"
+    (run / "run.json").write_text(json.dumps(config), "utf-8")
+    assert main(sample) == 1
+    assert main([*sample, "--set", "audit.guideline=null"]) == 0
+    assert gate_state(run).audit == 1
+
+
 def test_a_script_learns_whether_training_may_begin(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

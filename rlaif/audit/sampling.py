@@ -28,6 +28,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlaif.audit import guidelines
 from rlaif.audit.current import latest
 from rlaif.audit.errors import Drawn
 from rlaif.audit.items import Candidate, Source, stage_of
@@ -169,7 +170,7 @@ def sample(
         RunError: the stage is not there, or has too little to draw from.
         Drawn: these labels have an audit that was drawn in another way.
     """
-    guideline = config.guideline.read_text("utf-8") if config.guideline else GUIDELINES[kind]
+    guideline = guidelines.read(config.guideline) if config.guideline else GUIDELINES[kind]
     if (there := latest(ledger, run, kind)) is not None and again is None:
         _refuse_another(run, there, _changed(ledger, there, config, seed, guideline))
         return there.id

@@ -174,16 +174,11 @@ def guideline(
     """Print the guideline of the audit of RUN, or change it before the gate's first verdict."""
     from dataclasses import asdict
 
-    from rlaif.errors import DataError
+    from rlaif.audit import guidelines
 
     with _latest(run, kind, db) as (ledger, found):
         if change:
-            try:
-                text = change.read_text("utf-8")
-            except (OSError, ValueError) as error:
-                remedy = "name a text file in UTF-8"
-                raise DataError(str(error), where=str(change), remedy=remedy) from error
-            ledger.guideline(found.id, text, _lead(ledger, by or ""))
+            ledger.guideline(found.id, guidelines.read(change), _lead(ledger, by or ""))
         versions, frozen = ledger.guidelines(found.id), ledger.frozen(found.id)
     if as_json:
         told = {"frozen": frozen, "versions": [asdict(version) for version in versions]}
@@ -316,7 +311,7 @@ def _section(told: dict[str, Any], changes: tuple[str, ...]) -> Any:
     given = dict(told)
     for change in changes:
         key, _, value = change.partition("=")
-        given[key.removeprefix("audit.")] = value
+        given[key.removeprefix("audit.")] = None if value == "null" else value
     try:
         return AuditConfig.model_validate(given, context={"folder": Path.cwd()})
     except ValidationError as error:
