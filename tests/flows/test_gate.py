@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flows import audit as deployments
 from flows import gate
 from flows import pipeline as flow
 from flows.gate import Awaiting, audited
@@ -116,3 +117,46 @@ def test_a_gate_that_a_parameter_asks_for_is_on_record(
     assert not asked(given).config.audit.gate
     flow.carried_out(asked(given), given)
     assert asked(given).config.audit.gate
+
+
+# --- the deployments of the audit -----------------------------------------------------------------
+
+
+def audits(run: Path) -> list[tuple[str, float]]:
+    with Ledger.open(where(run)) as at:
+        return [(one.plan.kind, one.plan.tau) for one in at.audits()]
+
+
+def test_a_sample_of_either_kind_is_drawn_once(run: Path) -> None:
+    for kind in ("critique", "preference", "critique", "preference"):
+        ended = deployments.sample.fn(str(run), kind)
+        assert ended.name == "Drawn"
+        assert "rlaif audit serve" in ended.message
+    assert audits(run) == [("critique", 0.7), ("preference", 0.7)]
+
+
+def test_a_sample_that_was_drawn_in_another_way_is_no_failure(run: Path) -> None:
+    with opened(run, audit={"threshold": 0.8}) as pipeline:
+        pipeline.sampled(run / "preferences")
+    assert deployments.sample.fn(str(run)).name == "Drawn"  # as a tripwire starts it
+    assert audits(run) == [("preference", 0.8)]
+
+
+def test_verdicts_come_into_the_audit_of_their_kind(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "told.jsonl"
+    verdict = {"number": 1, "reviewer": "Ada", "verdict": "yes", "stage": "violated"}
+    file.write_text(json.dumps(verdict) + "\n", "utf-8")
+    deployments.sample.fn(str(run))
+    with pytest.raises(RunError, match="no critique sample is drawn"):
+        deployments.bring.fn(str(run), str(file), kind="critique")
+    deployments.sample.fn(str(run), "critique")
+    ended = deployments.bring.fn(str(run), str(file), kind="critique")
+    assert ended.message == "1 verdicts added, 0 were there already"
+
+
+@pytest.mark.parametrize("flow", [deployments.sample, deployments.bring])
+def test_the_kind_is_a_field_with_a_description_and_choices(flow: Any) -> None:
+    field = flow.parameters.properties["kind"]
+    assert field["enum"] == ["preference", "critique"]
+    assert field["default"] == "preference"
+    assert field["description"]
