@@ -479,7 +479,8 @@ def test_the_gate_is_not_redrawn_until_it_passes(
         command = ["audit", "sample", str(run), "--set", "cap=12", "--set", "calibration=0"]
         command += ["--set", "targeted=0", "--set", "per_principle=0", *more]
         code = main(command)
-        return code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return code, out, err
 
     assert json.loads(sample("--json")[1])["new"]
     assert "audit 1 (drawn already): " in sample()[1]
