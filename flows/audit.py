@@ -15,13 +15,14 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows import shown
-from flows.gate import said, state
+from flows.gate import said
 from flows.parameters import asked
 from flows.steps import told
 from rlaif.audit import where
-from rlaif.audit.current import latest
+from rlaif.audit.current import latest, state_of
 from rlaif.audit.importing import READ, import_file
 from rlaif.audit.ledger import Ledger
+from rlaif.audit.records import Kind
 from rlaif.audit.told import sampled
 from rlaif.errors import RunError
 
@@ -37,13 +38,15 @@ def named() -> str:
 
 
 @flow(name="rlaif-audit-sample", flow_run_name=named, persist_result=False)
-def sample(run: RunFolder) -> Any:
+def sample(run: RunFolder, kind: Kind = "preference") -> Any:
     """Draw labels of a run for people to review, unless they are drawn already.
 
     Args:
         run: The folder of a run whose labels are there, such as runs/demo.
+        kind: What is reviewed: labels of pairs (preference), for which training can wait, or rounds
+            of critique and revision (critique).
     """
-    return told(lambda: _sample(Path(run)))
+    return told(lambda: _sample(Path(run), kind))
 
 
 @flow(name="rlaif-audit-import", flow_run_name=named, persist_result=False)
@@ -52,6 +55,7 @@ def bring(
     file: Annotated[str, Field(min_length=1, examples=["decisions.csv"])],
     form: Form = "",
     source: str = "",
+    kind: Kind = "preference",
 ) -> Any:
     """Bring verdicts that were given elsewhere into the audit of a run; twice is as once. The gate
     leaves them out: nobody knows whether they were blind.
@@ -61,27 +65,29 @@ def bring(
         file: A file of verdicts, as `rlaif audit import` takes it.
         form: How the file is written. Empty: by its name.
         source: Where they were given. Empty: the file's name.
+        kind: Which audit they belong to: that of the labels of pairs (preference), or that of the
+            critiques and revisions (critique).
     """
-    return told(lambda: _bring(Path(run), Path(file), form, source))
+    return told(lambda: _bring(Path(run), Path(file), form, source, kind))
 
 
-def _sample(folder: Path) -> Any:
+def _sample(folder: Path, kind: Kind) -> Any:
     config = asked({"config_file": str(folder), "runs": str(folder.parent)}).config
-    drawn = sampled(folder, config.audit, config.seed)  # also while the run trains
-    stands = said(state(folder))
+    drawn = sampled(folder, config.audit, config.seed, kind)  # also while the run trains
+    stands = said(state_of(folder, kind))
     shown.event("rlaif.audit.requested", folder)
     shown.review(folder, stands)
     message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({stands})"
     return Completed(name="Drawn", message=message)
 
 
-def _bring(folder: Path, file: Path, form: str, source: str) -> Any:
+def _bring(folder: Path, file: Path, form: str, source: str, kind: Kind) -> Any:
     form = form or {".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "jsonl")
     with Ledger.open(where(folder)) as ledger:
-        drawn = latest(ledger, folder)
+        drawn = latest(ledger, folder, kind)
         if drawn is None:
-            remedy = "run the deployment audit-sample first"
-            raise RunError("no sample of its labels is drawn", where=str(folder), remedy=remedy)
+            remedy = f"run the deployment audit-sample first, with kind {kind}"
+            raise RunError(f"no {kind} sample is drawn", where=str(folder), remedy=remedy)
         new, there = import_file(ledger, drawn.id, file, form, source or file.name)
     message = f"{new} verdicts added, {there} were there already"
     return Completed(name="Imported", message=message)

@@ -6,7 +6,8 @@ and ends in the state AwaitingAudit. The verdict is a row of the audit's ledger,
 digest of the labels that were judged. When it is there, flows/watch.py says `rlaif.audit.passed`,
 and the trigger of the deployment `training` (prefect.yaml) goes on in the run's folder. No process,
 no timeout and no open database lies between, so that a wait of weeks outlives restarts, upgrades
-and edits of code.
+and edits of code. Whoever goes on in the folder meanwhile, and however, meets the same gate: the
+run's config keeps it, and `awaiting.json` does until the ledger lets training begin.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import shown
 from flows.steps import Steps
-from flows.watch import AWAITING
+from rlaif.audit import AWAITING
 from rlaif.errors import RunError
 from rlaif.pipeline import Pipeline
 from rlaif.runs import stage_record
@@ -33,26 +34,25 @@ class Awaiting(Exception):
     """People have not decided yet."""
 
 
-def audited(run: Pipeline, step: Steps, preferred: Path, *, gated: bool, shards: int = 1) -> Path:
+def audited(run: Pipeline, step: Steps, preferred: Path, *, shards: int = 1) -> Path:
     """The labels that training may read: as people left them, if they have audited any.
 
     Raises:
-        Awaiting: the run is `gated`, by the flow's parameter or by its config, and nobody has
-            decided yet; the sample is drawn, and the request for reviews is sent.
+        Awaiting: the run is gated, and nobody has decided yet; the sample is drawn, and the request
+            for reviews is sent.
         RunError: the audit has ended, and not with a PASS.
     """
-    config = run.config
-    if gated or config.audit.gate:
+    if run.gated:
         sample = step(run.sampled, preferred)
         found, folder = state(run.run.folder), run.run.folder
         if found.passed:
             log.info("the audit gate is open: %s", said(found))
-            (folder / AWAITING).unlink(missing_ok=True)
+            run.let_begin()
         else:
             run.run.record()  # what waits is this config, though all its stages were there before
             asked = {"labels": stage_record(preferred)["digest"], "sample": str(sample)}
             _wait(folder, found, asked | {"until": step.until, "shards": shards})
-    return step(run.audit, preferred) if config.preferences.overlay else preferred
+    return step(run.audit, preferred) if run.config.preferences.overlay else preferred
 
 
 def _wait(folder: Path, found: GateState, asked: dict[str, Any]) -> None:
@@ -64,8 +64,7 @@ def _wait(folder: Path, found: GateState, asked: dict[str, Any]) -> None:
         raise Awaiting(
             f"The labels wait for people ({said(found)}). To review them: "
             f"rlaif audit serve {folder}\nTraining begins by itself when the gate has passed (the "
-            f"watch process of `make server` sees to it); elsewhere: rlaif run {folder} "
-            "--audit-gate"
+            f"watch process of `make server` sees to it); elsewhere: rlaif run {folder}"
         )
     raise RunError(
         f"training waits for the audit: {said(found)}",

@@ -7,6 +7,7 @@ store own data, reuse and resume.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ from flows.parameters import (
 from flows.shards import warm
 from flows.steps import Reached, Steps, begun, deployed, opened, told
 from rlaif.completions import default_path
+from rlaif.config import RunConfig
 from rlaif.errors import RlaifError
 from rlaif.pipeline import Pipeline
 from rlaif.planning import plan
 
 
-def build(run: Pipeline, step: Steps, *, audit_gate: bool = False, shards: int = 1) -> Path:
+def build(run: Pipeline, step: Steps, *, shards: int = 1) -> Path:
     """Every stage in order; what is there already is reused."""
     prompts = step(run.prompts)
     warm(run, "critique", shards, prompts)
@@ -48,7 +50,7 @@ def build(run: Pipeline, step: Steps, *, audit_gate: bool = False, shards: int =
     finetuned = step(run.finetune, critiqued)
     warm(run, "preferences", shards, prompts, finetuned)
     preferred = step(run.preferences, prompts, finetuned)
-    labels = audited(run, step, preferred, gated=audit_gate, shards=shards)
+    labels = audited(run, step, preferred, shards=shards)
     rewarded = step(run.reward, labels, finetuned) if run.config.reward.enabled else None
     policy = step(run.policy, labels, finetuned, prompts, rewarded)
     step(run.evaluation, prompts, critiqued, finetuned, preferred, policy)
@@ -120,6 +122,8 @@ def _built(given: dict[str, Any]) -> Any:
 
 def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) -> Any:
     """Build what was asked for; the path of what was made last, or the state to end in."""
+    if given["audit_gate"]:
+        wanted = replace(wanted, config=_gated(wanted.config))
     if deployed() and not planned:
         how = {"store": default_path(), "as_it_stood": wanted.as_it_stood}
         made = plan(wanted.config, root=wanted.runs, **how)
@@ -131,9 +135,13 @@ def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) 
 
     with opened(open_run) as run:
         try:
-            return build(run, Steps(run, given["until"]), audit_gate=given["audit_gate"],
-                         shards=given["shards"])  # fmt: skip
+            return build(run, Steps(run, given["until"]), shards=given["shards"])
         except Reached as reached:
             return reached.folder
         except Awaiting as waits:
             return Completed(name="AwaitingAudit", message=str(waits))
+
+
+def _gated(config: RunConfig) -> RunConfig:
+    """The config with the gate in it, so that it is on record, and whoever goes on meets it."""
+    return config.model_copy(update={"audit": config.audit.model_copy(update={"gate": True})})

@@ -25,6 +25,7 @@ import click
 
 from flows.api import Api, url
 from flows.server import prefect_home
+from rlaif.audit import AWAITING
 from rlaif.constitution import load
 from rlaif.errors import RlaifError
 
@@ -33,8 +34,6 @@ log = logging.getLogger("rlaif.flows.watch")
 
 ENDED = {"fail": "failed", "inconclusive": "inconclusive", "pass": "held"}
 """What an audit has come to that does not let training begin."""
-AWAITING = "awaiting.json"
-"""In the folder of a run whose training waits for an audit (flows/gate.py)."""
 
 TICK_MS = 3000
 AGAIN_S, TIMES = 600.0, 6  # until an event that nobody acted upon is sent again, and how often

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rlaif.audit import AWAITING
 from rlaif.completions import Store, default_path
 from rlaif.config import EngineConfig, RunConfig
 from rlaif.constitution import Constitution, load, to_yaml
@@ -165,18 +166,28 @@ class Pipeline:
 
         return sampled(preferred.parent, self.config.audit, self.config.seed)
 
+    @property
+    def gated(self) -> bool:
+        """Whether training waits for an audit: the config says so, or the run waits already."""
+        return self.config.audit.gate or (self.run.folder / AWAITING).is_file()
+
     def audit(self, preferred: Path) -> Path:
         """The labels that training reads, once people let it: see `labels`.
 
         Raises:
-            RunError: `audit: {gate: true}`, and these labels have not passed.
+            RunError: the run is `gated`, and these labels have not passed.
         """
-        if self.config.audit.gate:
+        if self.gated:
             from rlaif.audit.told import require
 
             self.sampled(preferred)
             require(preferred.parent)
+            self.let_begin()
         return self.labels(preferred)
+
+    def let_begin(self) -> None:
+        """The gate is open: the run waits no longer."""
+        (self.run.folder / AWAITING).unlink(missing_ok=True)
 
     def labels(self, preferred: Path) -> Path:
         """The judge's labels; under an overlay, those with what people said in their place."""

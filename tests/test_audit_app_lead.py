@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rlaif.audit.app import plots
-from rlaif.audit.records import Plan, Unit
+from rlaif.audit.records import Again, Plan, Unit
 from rlaif.constitution import load, to_yaml
 from rlaif.shipped import folder
 from tests.auditing import SECRET, Client, Live, asked, fill, live, pair
@@ -145,6 +145,17 @@ def test_the_guideline_changes_until_the_gate_begins(server: Live) -> None:
     assert lead.ask("POST", url, {"text": "Too late."})[0] == 409
     assert "It stands" in anna.get(url)[1]
     assert 'name="text"' not in lead.get(f"/audits/{audit}/lead")[1]
+
+
+def test_another_audit_of_the_same_labels_says_so(server: Live) -> None:
+    plan = Plan("preference", "f" * 64, 200, {"respect": 200}, 7, labels="digest")
+    server.ledger.create(plan, [Unit(pair(0), "gate", 0, 0.1)])
+    lead = server.client("Lena", "lead")
+    again = Again(server.ledger.reviewers()[-1].id, "<b>too hard</b>")
+    audit = server.ledger.create(plan, [Unit(pair(1), "gate", 0, 0.1)], again)
+    page = lead.get(f"/audits/{audit}/lead")[1]
+    assert "Drawn again after audit 1 of these labels (undecided) by Lena, because: " in page
+    assert "&lt;b&gt;too hard&lt;/b&gt;" in page
 
 
 def test_a_pass_that_leaves_a_principle_out_is_no_green_light(server: Live) -> None:

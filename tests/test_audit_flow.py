@@ -472,6 +472,35 @@ def test_people_below_the_threshold_are_warned_of(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+def test_the_gate_is_not_redrawn_until_it_passes(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sample(*more: str) -> tuple[int, str, str]:
+        command = ["audit", "sample", str(run), "--set", "cap=12", "--set", "calibration=0"]
+        command += ["--set", "targeted=0", "--set", "per_principle=0", *more]
+        code = main(command)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    assert json.loads(sample("--json")[1])["new"]
+    assert "audit 1 (drawn already): " in sample()[1]
+    agree(run, 0.0)
+    before = gate_state(run)
+    code, _, told = sample("--set", "threshold=0.2")
+    assert code == 1
+    assert "audit 1 of these labels is drawn, with another threshold" in told
+    assert f"rlaif audit sample {run} --again NAME --reason TEXT" in told
+    assert gate_state(run) == before
+    redraw = ["--set", "threshold=0.2", "--again", "Ann"]
+    assert sample(*redraw)[0] == 1  # why?
+    assert gate_state(run) == before
+    assert sample(*redraw, "--reason", "it was too hard")[0] == 0
+    assert main(["audit", "status", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "drawn again after audit 1 of these labels" in out
+    assert "by Ann, because: it was too hard" in out
+
+
 def test_the_command_from_sample_to_verify(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -519,3 +548,46 @@ def test_the_command_from_sample_to_verify(
     assert "cut off" in capsys.readouterr().out
     assert main(["audit", "status", name, "--invite", "Zoe"]) == 0
     assert "one-time token for Zoe: " in capsys.readouterr().out
+    assert main(["audit", "status", name, "--invite", "Max", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["invited"] == "Max"
+    with Ledger.open(where(run)) as at:
+        session = at.redeem(told["token"])
+        assert session
+        owner = at.by_session(session)
+        assert owner
+        assert owner.name == "Max"
+
+
+def test_a_guideline_that_is_not_there_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = ["audit", "sample", str(run), "--set", "calibration=3"]
+    assert main([*sample, "--set", "guideline=/nowhere/g.md"]) == 1
+    told = capsys.readouterr().err
+    assert "error: /nowhere/g.md: the guideline cannot be read (No such file" in told
+    assert "guideline=null" in told
+    config = json.loads((run / "run.json").read_text("utf-8"))
+    config["config"]["audit"]["guideline"] = "/nowhere/g.md"
+    (run / "run.json").write_text(json.dumps(config), "utf-8")
+    assert main(sample) == 1
+    assert main([*sample, "--set", "audit.guideline=null"]) == 0
+    assert gate_state(run).audit == 1
+
+
+def test_a_script_learns_whether_training_may_begin(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", "sample", str(run), "--set", "threshold=0.9"]) == 0
+    agree(run, 0.0)
+    check = ["audit", "status", str(run), "--check"]
+    capsys.readouterr()
+    assert main(check[:-1]) == 0
+    plain = capsys.readouterr().out
+    for more in ((), ("--json",)):
+        with pytest.raises(SystemExit, match="1"):
+            main([*check, *more])
+        out = capsys.readouterr().out
+        assert out == plain if not more else json.loads(out)["gate"]["state"] == "fail"
+    assert main([*check, "--override", "Ann", "--reason", "a rehearsal"]) == 0
+    assert capsys.readouterr().out.startswith("OVERRIDDEN: ")

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import audits
 import finished_run
@@ -14,14 +15,19 @@ import numpy as np
 import pytest
 
 from rlaif.audit import gate_state, sampling, where
+from rlaif.audit.errors import Drawn, Refused
 from rlaif.audit.items import Candidate, Source, named, stratum
 from rlaif.audit.ledger import Ledger
+from rlaif.audit.records import Again
 from rlaif.audit.sampling import draw, frame_digest, units
+from rlaif.audit.told import sentence
 from rlaif.config.audit import AuditConfig
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import RunError
 from rlaif.records import Pair, Prompt, Verdict
 from rlaif.runs import stage_record
+
+ROLES: tuple[tuple[str, Any], ...] = (("Lea", "lead"), ("Bob", "reviewer"))
 
 
 def frame(n: int, *, strata: tuple[int, ...] = (1,)) -> list[Candidate]:
@@ -172,9 +178,62 @@ def test_an_audit_of_critiques(run: Path) -> None:
 def test_the_next_audit_draws_fresh_items(run: Path) -> None:
     with Ledger.open(run / "again.db") as at:
         config = AuditConfig(cap=20, calibration=5, targeted=0, per_principle=0)
-        first, second = (sampling.sample(at, run, config, seed=4) for _ in range(2))
+        again = Again(at.add_reviewer("Lea", "lead")[0].id, "more items are wanted")
+        first = sampling.sample(at, run, config, seed=4)
+        second = sampling.sample(at, run, config, seed=4, again=again)
         seen = [{unit.item.id for _, unit in at.items(audit)} for audit in (first, second)]
         assert not seen[0] & seen[1]
+
+
+def test_the_same_draw_again_is_the_one_that_is_there(run: Path) -> None:
+    with Ledger.open(run / "same.db") as at:
+        config = AuditConfig(cap=20, calibration=5)
+        first = sampling.sample(at, run, config, seed=4)
+        assert sampling.sample(at, run, config, seed=4) == first
+        assert sampling.sample(at, run, config, seed=4, kind="critique") != first
+        assert len(at.audits()) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "seed"),
+    [({"threshold": 0.2}, 4), ({"alpha": 0.4}, 4), ({"reviewers": 2}, 4), ({"cap": 9}, 4), ({}, 5)],
+)
+def test_another_draw_of_the_same_labels_is_refused(
+    run: Path, tmp_path: Path, changed: dict[str, Any], seed: int
+) -> None:
+    with Ledger.open(tmp_path / "audit.db") as at:
+        sampling.sample(at, run, AuditConfig(cap=20), seed=4)
+        with pytest.raises(Drawn, match="--again NAME --reason") as told:
+            sampling.sample(at, run, AuditConfig.model_validate({"cap": 20} | changed), seed=seed)
+        assert f"with another {', '.join(changed or ['seed'])}" in told.value.what
+        assert len(at.audits()) == 1
+
+
+def test_another_audit_needs_a_lead_and_a_reason(run: Path, tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "audit.db") as at:
+        lead, bob = (at.add_reviewer(name, role)[0].id for name, role in ROLES)
+        config = AuditConfig(cap=20, calibration=0, targeted=0, per_principle=0)
+        first = sampling.sample(at, run, config)
+        for again in (Again(bob, "too hard"), Again(lead, " ")):
+            with pytest.raises(Refused):
+                sampling.sample(at, run, config, again=again)
+        assert at.gate(first).again == ()
+        second = sampling.sample(at, run, config, again=Again(lead, "too hard"))
+        assert second != first
+        said = f"drawn again after audit {first} of these labels (undecided) by Lea, because: "
+        assert at.gate(second).again == (f"{said}too hard",)
+        assert sentence(at.gate(second)).endswith(f"; {said}too hard")
+        assert at.gate(first).again == ()
+        assert at.verify().problems == ()
+
+
+def test_of_two_who_draw_at_once_one_is_refused(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "audit.db") as at:
+        plan = audits.plan(labels="digest")
+        at.create(plan, audits.units(3))
+        with pytest.raises(Drawn):
+            at.create(plan, audits.units(3, start=3))
+        at.create(replace(plan, labels="others"), audits.units(3, start=3))
 
 
 def test_order_flips_are_targeted(run: Path) -> None:

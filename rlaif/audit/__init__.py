@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rlaif.audit.records import GateState
 
 LEDGER, ADDRESS = "audit.db", "audit.url"  # the second while the review app serves the run
+AWAITING = "awaiting.json"
+"""In the folder of a run whose training waits for an audit; gone once its gate lets training begin.
+"""
 
 
 def where(run: Path) -> str | Path:

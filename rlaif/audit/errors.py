@@ -6,6 +6,7 @@ RlaifError
     ├── NotYours    the reviewer never had this item
     ├── NotAnswered a reveal, or a question behind one, before its time
     └── Refused     the act comes too late, or is not this person's
+        └── Drawn   the labels have an audit already
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class NotAnswered(AuditError):
 
 class Refused(AuditError):
     """The act comes too late, or is not this person's."""
+
+
+class Drawn(Refused):
+    """The labels have an audit already."""

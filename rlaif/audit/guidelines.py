@@ -8,16 +8,35 @@ it was made, and a change is a row of the chain.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from sqlalchemy import Connection, select, update
 
 from rlaif.audit import chain, people, planned, tables
 from rlaif.audit.errors import Refused
 from rlaif.audit.records import Guideline
+from rlaif.errors import DataError
 
 LONGEST = 50_000  # characters
 
 a, u, d = tables.audit.c, tables.unit.c, tables.decision.c
+
+
+def read(path: Path) -> str:
+    """The guideline in a file.
+
+    Raises:
+        DataError: it is no text that can be read.
+    """
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        remedy = (
+            "name a text file in UTF-8; audit.guideline=null takes the guideline that is shipped"
+        )
+        what = f"the guideline cannot be read ({cause})"
+        raise DataError(what, where=str(path), remedy=remedy) from error
 
 
 def change(at: Connection, audit_id: int, text: str, lead: int, now: int) -> str:
@@ -26,7 +45,10 @@ def change(at: Connection, audit_id: int, text: str, lead: int, now: int) -> str
     if not text.strip() or len(text) > LONGEST:
         raise Refused(f"a guideline has 1 to {LONGEST:,} characters", remedy="say how to judge")
     if frozen(at, audit_id):
-        remedy = "draw a new audit: what was judged under one guideline must not count for another"
+        remedy = (
+            "what was judged under one guideline must not count for another; a lead may have the "
+            "labels audited again: rlaif audit sample RUN --again NAME --reason TEXT"
+        )
         raise Refused("the gate has begun, so the guideline is frozen", remedy=remedy)
     sha = planned.keep(at, tables.guideline, "text", text)
     if sha != found.guideline_sha:

@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from rlaif.audit import again as redrawing
 from rlaif.audit import (
     chain,
     claims,
@@ -37,6 +38,7 @@ from rlaif.audit import (
 from rlaif.audit.folding import Fold, Folds
 from rlaif.audit.records import (
     Adjudication,
+    Again,
     Audit,
     Decision,
     Dispute,
@@ -88,10 +90,18 @@ class Ledger:
 
     # --- audits -----------------------------------------------------------------------------------
 
-    def create(self, plan: Plan, units: Iterable[Unit]) -> int:
-        """A new audit's id. Units come in any order; each item may be in it once."""
+    def create(self, plan: Plan, units: Iterable[Unit], again: Again | None = None) -> int:
+        """A new audit's id. Units come in any order; each item may be in it once.
+
+        Raises:
+            Drawn: the labels have an audit, and no lead wants them audited `again`.
+        """
         with self._writing() as at:
-            return planned.create(at, plan, units, self._now())
+            redrawing.allow(at, plan, again)
+            audit = planned.create(at, plan, units, self._now())
+            if again is not None:
+                redrawing.record(at, audit, again, self._now())
+            return audit
 
     def audits(self) -> list[Audit]:
         """All audits, the newest last."""

@@ -151,7 +151,7 @@ def _warnings(audit: Audit, figures: dict[str, Estimate]) -> Iterable[str]:
     if humans.value is not None and humans.n >= 20 and humans.value < tau + 0.03:
         yield (
             f"people agree with one another on {humans.value:.0%} only: a threshold of {tau:.0%} "
-            "is out of reach; make the guideline plainer and draw a new audit"
+            "is out of reach; make the guideline plainer and draw again"
         )
     steady = figures["consistent"]
     if steady.value is not None and (most := _ceiling(steady)) < tau:

@@ -104,6 +104,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """A lead who has labels audited once more, and why."""
+
+    lead: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """A plan as the ledger has it. `sizes` counts the units by arm."""
 
@@ -265,7 +273,8 @@ class GateState:
     `failing` are the two supermartingales, each decides at 1 / alpha. `low` and `high` are the
     inverted confidence sequence at 1 - alpha. `why` says what an open gate waits for. `doubted` are
     the principles that people surely contradict; where one `blocks`, they hold training back, as do
-    those that are `lacking` items.
+    those that are `lacking` items. `again` says of each earlier audit of the same labels how it
+    ended, and who asked for another one and why.
     """
 
     state: State
@@ -286,6 +295,7 @@ class GateState:
     doubted: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     blocks: bool = False
+    again: tuple[str, ...] = ()
 
     @property
     def held(self) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import Connection, select
 
+from rlaif.audit import again as redrawing
 from rlaif.audit import chain, claims, people, planned, tables
 from rlaif.audit.errors import AuditError, Refused
 from rlaif.audit.folding import Fold
@@ -32,7 +34,8 @@ def state(at: Connection, fold: Fold) -> GateState:
     found = {row.state: row for row in at.execute(events.order_by(g.seq))}
     ended = next((row for name, row in found.items() if name in ENDS), None)
     override = found.get("overridden")
-    by = {"by": override.by, "reason": override.text} if override else {}
+    by: dict[str, Any] = {"again": redrawing.told(at, audit)}
+    by |= {"by": override.by, "reason": override.text} if override else {}
     if ended is not None:
         now: State = "overridden" if override else ended.state
         return GateState(**json.loads(ended.figures) | {"state": now} | by)
@@ -56,7 +59,7 @@ def settle(at: Connection, fold: Fold, now: int) -> None:
     if ended not in ENDS:
         return
     figures = asdict(found) | {"state": ended, "by": "", "reason": ""}
-    for name in ("doubted", "lacking", "blocks"):  # they follow from what is said later, too
+    for name in ("doubted", "lacking", "blocks", "again"):  # they follow from what is said later
         del figures[name]
     row = {"audit": audit, "state": ended, "figures": json.dumps(figures, sort_keys=True)}
     chain.append(at, "gate_event", row | {"by": "", "text": "", "created": now})

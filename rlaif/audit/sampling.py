@@ -28,15 +28,19 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlaif.audit import guidelines
+from rlaif.audit.current import latest
+from rlaif.audit.errors import Drawn
 from rlaif.audit.items import Candidate, Source, stage_of
 from rlaif.audit.ledger import Ledger
-from rlaif.audit.records import Arm, Item, Kind, Plan, Unit
+from rlaif.audit.records import Again, Arm, Audit, Item, Kind, Plan, Unit
 from rlaif.config.audit import AuditConfig
 from rlaif.errors import RunError
 from rlaif.runs import stage_record
 
 CHUNK = 200_000  # ids that are sorted in memory
 SPREAD = 20  # a repeat comes so many of a reviewer's items later, and up to as many more
+DESIGN = {"calibration", "overlap", "per_principle", "principles", "retest", "targeted", "tie"}
 
 GUIDELINES = {
     "preference": (
@@ -153,23 +157,29 @@ def units(drawn: Draw, items: Iterable[Item], config: AuditConfig, seed: int) ->
 
 
 def sample(
-    ledger: Ledger, run: Path, config: AuditConfig, *, seed: int = 0, kind: Kind = "preference"
-) -> int:
-    """Draw an audit of a run's stage and write it into the ledger; its id.
+    ledger: Ledger, run: Path, config: AuditConfig, *, seed: int = 0, kind: Kind = "preference",
+    again: Again | None = None,
+) -> int:  # fmt: skip
+    """Draw an audit of a run's stage and write it into the ledger; its id, or that of the one which
+    is drawn in just this way already, unless it is to be drawn `again`.
 
     Items that earlier audits of the ledger have shown are not drawn again: what was learned from
     them may have gone into the labels.
 
     Raises:
         RunError: the stage is not there, or has too little to draw from.
+        Drawn: these labels have an audit that was drawn in another way.
     """
+    guideline = guidelines.read(config.guideline) if config.guideline else GUIDELINES[kind]
+    if (there := latest(ledger, run, kind)) is not None and again is None:
+        _refuse_another(run, there, _changed(ledger, there, config, seed, guideline))
+        return there.id
     source = Source.of(run, kind, config.tie)
     seen = {unit.item.id for audit in ledger.audits() for _, unit in ledger.items(audit.id)}
     drawn = draw(source.candidates(), config, seed, seen)
     if drawn.population < 2:
         what = f"there is nothing to draw from: {drawn.size} items that no audit has shown yet"
         raise RunError(what, where=str(source.path), remedy="label more pairs")
-    guideline = config.guideline.read_text("utf-8") if config.guideline else GUIDELINES[kind]
     plan = Plan(
         kind=kind,
         frame_sha=drawn.frame_sha,
@@ -186,7 +196,33 @@ def sample(
         constitution=(run / "constitution.yaml").read_text("utf-8"),
         design=_design(config, drawn, len(seen)),
     )
-    return ledger.create(plan, units(drawn, source.items(drawn.chosen.keys()), config, seed))
+    chosen = units(drawn, source.items(drawn.chosen.keys()), config, seed)
+    return ledger.create(plan, chosen, again if there is not None else None)
+
+
+def _changed(
+    ledger: Ledger, there: Audit, config: AuditConfig, seed: int, guideline: str
+) -> list[str]:
+    """What another draw would do in another way than the one that is there."""
+    plan, design = there.plan, there.plan.design
+    then = {"threshold": plan.tau, "alpha": plan.alpha, "cap": plan.cap, "seed": plan.seed}
+    then |= {"reviewers": plan.reviewers, **design}
+    now = config.model_dump(include=DESIGN | {"threshold", "alpha", "reviewers"})
+    now |= {"seed": seed, "cap": min(config.cap, design.get("population", config.cap))}
+    changed = sorted(name for name, value in now.items() if then.get(name, value) != value)
+    known = {version.text for version in ledger.guidelines(there.id)}
+    return changed if guideline in known else [*changed, "guideline"]
+
+
+def _refuse_another(run: Path, there: Audit, changed: list[str]) -> None:
+    if changed:
+        kind = "" if there.plan.kind == "preference" else f" --kind {there.plan.kind}"
+        raise Drawn(
+            f"audit {there.id} of these labels is drawn, with another {', '.join(changed)}",
+            where=str(run),
+            remedy=f"go on with it: rlaif audit serve {run}; or a lead has them audited again, "
+            f"which stays on record: rlaif audit sample {run}{kind} --again NAME --reason TEXT",
+        )
 
 
 def frame_digest(ids: Iterable[str]) -> str:
@@ -221,13 +257,9 @@ def _choose(
 
 
 def _design(config: AuditConfig, drawn: Draw, seen: int) -> dict[str, Any]:
-    asked = config.model_dump(
-        include={"calibration", "per_principle", "targeted", "retest", "principles"}
-    )
-    rest = {"overlap": config.overlap, "tie": config.tie, "population": drawn.population}
     covered = {name: min(n, config.per_principle) for name, n in drawn.covered.items()}
-    rest |= {"labels": drawn.labels, "covered": covered}
-    return asked | rest | {"left_out_as_seen": seen}
+    rest = {"population": drawn.population, "labels": drawn.labels, "covered": covered}
+    return config.model_dump(include=DESIGN) | rest | {"left_out_as_seen": seen}
 
 
 def _hash(seed: int, purpose: str, id: str) -> int:

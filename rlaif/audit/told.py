@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rlaif.audit import current, where
+from rlaif.audit.errors import Drawn
 from rlaif.audit.ledger import Ledger
-from rlaif.audit.records import GateState
+from rlaif.audit.records import GateState, Kind
 from rlaif.audit.sampling import sample
 from rlaif.config.audit import AuditConfig
 from rlaif.errors import RlaifError, RunError
 
 
-def sampled(run: Path, config: AuditConfig, seed: int) -> Path:
-    """Draw the audit of a run's labels, unless it is drawn; the ledger, or its run if that is
-    elsewhere."""
+def sampled(run: Path, config: AuditConfig, seed: int, kind: Kind = "preference") -> Path:
+    """Draw the audit of a run's labels, unless it is drawn, be it in another way; the ledger, or
+    its run if that is elsewhere."""
     with Ledger.open(where(run)) as ledger:
-        if current.latest(ledger, run) is None:
-            sample(ledger, run, config, seed=seed)
+        if current.latest(ledger, run, kind) is None:
+            with suppress(Drawn):  # another process was quicker
+                sample(ledger, run, config, seed=seed, kind=kind)
     place = where(run)
     return place if isinstance(place, Path) else run
 
@@ -39,7 +42,7 @@ def require(run: Path) -> GateState:
 
 def sentence(state: GateState) -> str:
     """What the gate says, in one sentence."""
-    return _sentence(state) + (f"; {but}" if (but := _but(state)) else "")
+    return "; ".join(said for said in (_sentence(state), _but(state), *state.again) if said)
 
 
 def headline(state: GateState) -> str:

@@ -41,27 +41,37 @@ def audit() -> None:
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
               help="Change the run's audit section, such as reviewers=2.")  # fmt: skip
 @click.option("--seed", type=int, help="Of the draw. [default: the run's]")
+@click.option("--again", metavar="NAME",
+              help="Audit labels that have an audit once more, in this lead's name.")  # fmt: skip
+@click.option("--reason", default="", help="Why, for --again.")
 @database
 @as_json
 def sample(
-    run: Path, kind: Kind, changes: tuple[str, ...], seed: int | None, db: str | None, as_json: bool
-) -> None:
+    run: Path, kind: Kind, changes: tuple[str, ...], seed: int | None, again: str | None,
+    reason: str, db: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Draw items of RUN for review, none that an earlier audit has shown.
 
-    What is drawn is frozen; the threshold cannot be changed afterwards.
+    What is drawn is frozen: the threshold cannot be changed afterwards, and the same labels get no
+    other audit unless a lead asks for it.
     """
     from rlaif.audit import sampling
     from rlaif.audit.items import plain
     from rlaif.audit.ledger import Ledger
+    from rlaif.audit.records import Again
 
     config = plain(run)["config"]
     section = _section(config.get("audit", {}), changes)
     with Ledger.open(_where(run, db)) as ledger:
         drawn = int(config["seed"]) if seed is None else seed
-        found = ledger.audit(sampling.sample(ledger, run, section, seed=drawn, kind=kind))
+        asked = Again(_lead(ledger, again), reason) if again else None
+        how = {"seed": drawn, "kind": kind, "again": asked}
+        before = len(ledger.audits())
+        found = ledger.audit(sampling.sample(ledger, run, section, **how))
+        new = len(ledger.audits()) > before
     plan = found.plan
     told = {
-        "audit": found.id, "kind": plan.kind, "frame": plan.frame_size,
+        "audit": found.id, "new": new, "kind": plan.kind, "frame": plan.frame_size,
         "frame_sha256": plan.frame_sha, "sizes": dict(found.sizes), "threshold": plan.tau,
         "alpha": plan.alpha, "labels": plan.labels,
     }  # fmt: skip
@@ -69,7 +79,8 @@ def sample(
         click.echo(json.dumps(told, indent=1))
         return
     arms = ", ".join(f"{n} {arm}" for arm, n in found.sizes.items() if n)
-    click.echo(f"audit {found.id}: {arms}, of {plan.frame_size:,} items")
+    there = "" if new else " (drawn already)"
+    click.echo(f"audit {found.id}{there}: {arms}, of {plan.frame_size:,} items")
     click.echo(f"review them: rlaif audit serve {run}")
 
 
@@ -98,28 +109,32 @@ def serve(
               help="Of a reviewer who is new.")  # fmt: skip
 @click.option("--override", metavar="NAME", help="Let training begin, in this lead's name.")
 @click.option("--reason", default="", help="Why, for --override.")
+@click.option("--check", is_flag=True, help="Exit with 1 unless training may begin.")
 @database
 @as_json
 def status(
     run: Path, kind: Kind, principles: bool, invited: str | None, role: Any,
-    override: str | None, reason: str, db: str | None, as_json: bool,
+    override: str | None, reason: str, check: bool, db: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say where the audit of RUN stands."""
     from rlaif.audit.overview import overview
 
     with _latest(run, kind, db) as (ledger, found):
-        if invited:
-            click.echo(f"one-time token for {invited}: {_invited(ledger, invited, role)}")
+        token = {"invited": invited, "token": _invited(ledger, invited, role)} if invited else {}
         if override:
             ledger.override(found.id, _lead(ledger, override), reason)
         seen = overview(ledger, found.id)
         head = ledger.verify().head
     if as_json:
-        click.echo(json.dumps(seen.json() | {"head": head}, indent=1))
-        return
-    for line in _lines(seen, principles):
-        click.echo(line)
-    click.echo(f"\nhead of the ledger: {head}")
+        click.echo(json.dumps(token | seen.json() | {"head": head}, indent=1))
+    else:
+        if token:
+            click.echo(f"one-time token for {invited}: {token['token']}")
+        for line in _lines(seen, principles):
+            click.echo(line)
+        click.echo(f"\nhead of the ledger: {head}")
+    if check and not seen.gate.passed:
+        raise SystemExit(1)
 
 
 @audit.command()
@@ -159,16 +174,11 @@ def guideline(
     """Print the guideline of the audit of RUN, or change it before the gate's first verdict."""
     from dataclasses import asdict
 
-    from rlaif.errors import DataError
+    from rlaif.audit import guidelines
 
     with _latest(run, kind, db) as (ledger, found):
         if change:
-            try:
-                text = change.read_text("utf-8")
-            except (OSError, ValueError) as error:
-                remedy = "name a text file in UTF-8"
-                raise DataError(str(error), where=str(change), remedy=remedy) from error
-            ledger.guideline(found.id, text, _lead(ledger, by or ""))
+            ledger.guideline(found.id, guidelines.read(change), _lead(ledger, by or ""))
         versions, frozen = ledger.guidelines(found.id), ledger.frozen(found.id)
     if as_json:
         told = {"frozen": frozen, "versions": [asdict(version) for version in versions]}
@@ -301,7 +311,7 @@ def _section(told: dict[str, Any], changes: tuple[str, ...]) -> Any:
     given = dict(told)
     for change in changes:
         key, _, value = change.partition("=")
-        given[key.removeprefix("audit.")] = value
+        given[key.removeprefix("audit.")] = None if value == "null" else value
     try:
         return AuditConfig.model_validate(given, context={"folder": Path.cwd()})
     except ValidationError as error:

@@ -183,11 +183,17 @@ def _audit(gate: Mapping[str, Any]) -> Iterator[Doubt]:
             "What is trained on them learns what people contradict.",
             serious=gate["state"] in ("fail", "overridden"),
         )
-    elif gate and gate.get("doubted"):
+        return
+    if gate.get("doubted"):
         yield Doubt(
             f"The audit passed as a whole, but people contradict the labels of "
             f"{_listed(list(gate['doubted']))}.",
             "What is trained on them learns the opposite of what people want there.",
+        )
+    if gate.get("again"):
+        yield Doubt(
+            f"The audit passed, but not the first one of these labels: {'; '.join(gate['again'])}.",
+            "With every audit there is another chance of a wrong PASS.",
         )
 
 

@@ -92,7 +92,7 @@ def gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     ("state", "error", "remedy"),
-    [("open", Awaiting, "--audit-gate"), ("inconclusive", RunError, "--override NAME")],
+    [("open", Awaiting, "rlaif run "), ("inconclusive", RunError, "--override NAME")],
 )
 def test_who_waits_is_told_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, error: Any, remedy: str
