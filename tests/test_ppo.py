@@ -46,7 +46,7 @@ def reward_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompts")
-    for split, numbers in (("train", range(16)), ("heldout", range(100, 106))):
+    for split, numbers in (("train", range(16)), ("heldout", range(100, 124))):
         with writing(folder / f"{split}.jsonl") as write:
             for i in numbers:
                 write(Prompt(f"p{i}", (Message("user", f"say {tiny.text(i)}"),)))
@@ -114,6 +114,7 @@ def paid(monkeypatch: pytest.MonkeyPatch, worth: Callable[[list[int], str], floa
         ({"trl": {"beta": 1}}, "no options in `trl`"),
         ({"samples": 3}, "must divide"),
         ({"max_tokens": 40}, "leaves a prompt no room"),
+        ({"launch": ("--cpu", "--num_processes", "2")}, "starts one process alone"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(wrong: dict[str, Any], said: str) -> None:
@@ -148,7 +149,7 @@ def test_what_should_move_has_moved_and_nothing_else(
         assert not torch.equal(policy.log_probs(micro), reference)
         moved = sum(p.requires_grad for p in policy.learner.model.parameters())
         assert moved == (2 * 7 if lora else len(copies[0]))
-        metrics = made.finished()
+        metrics = made.metrics()
         policy.save(tmp_path / "one/model", made.encode.tokenizer)
     assert tiny.same_files(Path(given["critic"]), reward_model_of(given), ["model.safetensors"])
     assert metrics["steps"] == 2
@@ -521,7 +522,7 @@ def test_a_bandit_reaches_its_optimum(
         ("kl", 0.3, {}),
         ("entropy", 0.8, {}),
         ("length", 1.5, {"max_tokens": 6, "learning_rate": 1e-2}),
-        ("divergence", 0.2, {"oracle": "sandbox", "probe_every": 1}),
+        ("divergence", 0.2, {"oracle": "sandbox", "probe_every": 1, "probe_prompts": 24}),
     ],
 )
 def test_a_wire_stops_the_training_and_goes_back(
@@ -600,25 +601,86 @@ def test_a_policy_beyond_a_limit_is_never_the_best() -> None:
 # --- many processes -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_two_processes_share_the_batch(given: dict[str, Any], tmp_path: Path) -> None:
+TWO = ("--multi_gpu", "--num_processes=2", "--mixed_precision=no")  # on CPUs, without a GPU
+ONE_STEP: dict[str, Any] = {"minibatches": 1, "batch_size": 8, "probe_prompts": 5}
+
+
+def launched(entry: str, into: Path, given: dict[str, Any], **more: Any) -> list[Row]:
+    """The curves of a training in processes of its own."""
     from rlaif import training
 
-    ways = {"one": (), "two": ("--cpu", "--num_processes=2", "--mixed_precision=no")}
     keys = {name: Path(given[name]) for name in ("prompts", "critic")}
-    found = {
-        name: training.train(
-            "rlaif.policy.ppo:fit", tmp_path / name, config(launch=launch), seed=0,
-            **(given | keys),
-        )
-        for name, launch in ways.items()
-    }  # fmt: skip
-    one, two = (curves(tmp_path / way) for way in ways)
-    assert found["one"]["steps"] == found["two"]["steps"]
-    for name in ("reward/reward", "kl", "length", "entropy", "probe/reward"):
-        for a, b in zip(one, two, strict=True):
-            assert a.get(name) == pytest.approx(b.get(name), abs=0.05), name
-    assert one[1]["reward/reward"] == pytest.approx(two[1]["reward/reward"], abs=1e-4)
+    training.train(entry, into, config(**(ONE_STEP | more)), seed=0, **(given | keys))
+    return curves(into)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["rlaif.policy.ppo:fit", pytest.param("tests.fsdp_on_cpu:fit", marks=pytest.mark.slow)],
+    ids=["ddp", "fsdp"],
+)
+def test_two_processes_learn_what_one_would(
+    entry: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    """Held-out prompts are odd in number: one process has fewer of them."""
+    one = launched("rlaif.policy.ppo:fit", tmp_path / "one", given)
+    two = launched(entry, tmp_path / "two", given, launch=TWO)
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-3)
+    learned = [tiny.weights(tmp_path / way / "model") for way in ("one", "two")]
+    for name, weight in learned[0].items():
+        assert (weight - learned[1][name]).abs().max() < 1e-3, name
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.parametrize("lora", [None, {"r": 2, "alpha": 4}])
+def test_each_process_draws_by_vllm_from_sharded_weights(
+    lora: Any, given: dict[str, Any], tmp_path: Path
+) -> None:
+    more = {"launch": TWO, "rollouts": "vllm", "lora": lora}
+    rows = launched("tests.fsdp_on_cpu:fit", tmp_path / "two", given, **more)
+    assert [row["mismatch"] < 1e-4 for row in rows[1:]] == [True, True]
+    assert rows[2]["kl"] != 0
+
+
+def test_policy_and_critic_learn_side_by_side_what_they_learn_in_turn(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trained(tmp_path / "at_once", given)
+        monkeypatch.setattr("rlaif.policy.ppo.learner._SMALL", 0)
+        trained(tmp_path / "in_turn", given)
+    finally:
+        torch.set_num_threads(threads)
+    assert tiny.same_files(tmp_path / "at_once", tmp_path / "in_turn", ["curves.jsonl"])
+    at_once, in_turn = (tiny.weights(tmp_path / n / "model") for n in ("at_once", "in_turn"))
+    assert all(torch.equal(weight, in_turn[name]) for name, weight in at_once.items())
+
+
+def test_what_ppo_cannot_put_together_is_refused() -> None:
+    from types import SimpleNamespace
+
+    from rlaif.errors import ConfigError
+    from rlaif.policy.ppo.learner import _refuse_zero3, refuse_fsdp1
+
+    def run_by(fsdp: int | None, zero: int | None) -> Any:
+        plugin = fsdp and SimpleNamespace(fsdp_version=fsdp)
+        deepspeed = zero and SimpleNamespace(zero_stage=zero)
+        state = SimpleNamespace(fsdp_plugin=plugin)
+        return SimpleNamespace(state=state, deepspeed_plugin=deepspeed)
+
+    for fsdp, zero in ((None, None), (2, None), (None, 2)):
+        refuse_fsdp1(run_by(fsdp, zero))
+        _refuse_zero3(run_by(fsdp, zero))
+    with pytest.raises(ConfigError, match="FSDP 1"):
+        refuse_fsdp1(run_by(1, None))
+    with pytest.raises(ConfigError, match="ZeRO 3"):
+        _refuse_zero3(run_by(None, 3))
 
 
 # --- the pipeline and the report ------------------------------------------------------------------

@@ -579,7 +579,7 @@ def test_two_processes_share_the_batch(model: Path, tmp_path: Path) -> None:
     from rlaif.policy import policy
 
     pairs = tiny.pairs(tmp_path / "pairs")
-    ways = {"one": (), "two": ("--cpu", "--num_processes=2", "--mixed_precision=no")}
+    ways = {"one": (), "two": ("--multi_gpu", "--num_processes=2", "--mixed_precision=no")}
     found = {
         name: policy(
             tmp_path / name,

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from rlaif import shipped
 from rlaif.records import Sampling
@@ -135,7 +144,17 @@ class TrainerConfig(Section):
     """Steps between checkpoints; an interrupted training goes on from the last one."""
 
     launch: tuple[str, ...] = ()
-    """Arguments for `accelerate launch`, such as --num_processes=8; empty: one plain process."""
+    """Arguments for `accelerate launch`, such as --num_processes=8; empty: one plain process.
+    Without GPUs, several processes need --multi_gpu beside it."""
 
     trl: PassedThrough = {}
     """More options of the TRL trainer, passed through as they are."""
+
+    @field_validator("launch")
+    @classmethod
+    def _really_several(cls, launch: tuple[str, ...]) -> tuple[str, ...]:
+        several = re.search(r"--num_processes[= ]([2-9]|1\d)", " ".join(launch))
+        if several and {"--cpu", "--use_cpu"} & set(launch):
+            remedy = "say --multi_gpu, which without GPUs starts them on the CPU"
+            raise ValueError(f"with --cpu accelerate starts one process alone; {remedy}")
+        return launch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 _KEEPER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")))
 _STOP_S = 20.0
+_LAUNCHER = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic/", re.MULTILINE)
 
 
 class Child:
@@ -60,8 +62,10 @@ class Child:
             self._keeper.wait()
 
     def log_end(self, lines: int = 30) -> str:
-        """The last lines of its output; nothing of what was in the log before it."""
+        """The last lines of its output; nothing of what was in the log before it, nor what torch's
+        launcher says of processes that failed."""
         with self.log.open("rb") as file:
             file.seek(max(self._log_start, self.log.stat().st_size - 65536))
             text = file.read().decode("utf-8", "replace")
-        return "\n".join(line.rstrip() for line in text.splitlines()[-lines:])
+        said = _LAUNCHER.split(text, maxsplit=1)[0]
+        return "\n".join(line.rstrip() for line in said.splitlines()[-lines:])

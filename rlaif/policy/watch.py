@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rlaif.config.policy import GroupConfig
 from rlaif.evaluation.truth import reader
+from rlaif.policy.ppo.learner import refuse_fsdp1
 from rlaif.policy.ppo.probe import Gauge, Probe, first_and_last
 from rlaif.policy.ppo.prompts import answer_ends, decoder, heldout_prompts
 from rlaif.policy.ppo.rollouts import Generated
@@ -76,6 +77,7 @@ class Watch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        refuse_fsdp1(self.trainer.accelerator)
         ends = answer_ends(_Trained(self.trainer).bare, self._encode)
         drawing = Generated(_Trained(self.trainer), self._config, ends, self._encode.padding)
         self._probe = Probe(

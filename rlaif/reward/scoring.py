@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rlaif.records import Message
 
@@ -13,7 +14,8 @@ _WINDOW = 32  # batches that are sorted by length together, so that little is pa
 
 
 class RewardModel:
-    """A reward model in memory, on the GPU if there is one, in float32.
+    """A reward model in memory, on the GPU if there is one, there in bfloat16 if it has that; the
+    head is float32 at all times.
 
     Raises:
         ConfigError: the folder holds no such model.
@@ -26,8 +28,12 @@ class RewardModel:
         from rlaif.training.examples import Encoder
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = models.load_reward_model(folder).to(device).eval()  # pyright: ignore
-        self._encode = Encoder(folder, models.context_length(self._model))
+        model: Any = models.load_reward_model(folder).eval()
+        self._head = model.get_parameter(models.HEAD).detach().to(device)  # (1, D)
+        dtype = torch.bfloat16 if models.on_gpu_with_bf16() else torch.float32
+        self._backbone = model.base_model.to(device, dtype)
+        self._pad = model.config.get_text_config().pad_token_id
+        self._encode = Encoder(folder, models.context_length(model))
         self._batch = batch
 
     def scores(self, rows: Iterable[tuple[Sequence[Message], str]]) -> Iterator[float | None]:
@@ -65,14 +71,15 @@ class RewardModel:
     def _rewards(self, batch: list[Ids]) -> list[float]:
         import torch
 
-        pad = self._model.config.get_text_config().pad_token_id
-        longest = max(map(len, batch))
-        ids = torch.tensor([s + [pad] * (longest - len(s)) for s in batch])  # (B, T)
+        longest, device = max(map(len, batch)), self._head.device
+        ids = torch.tensor([s + [self._pad] * (longest - len(s)) for s in batch])  # (B, T)
         mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in batch])
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        last = torch.tensor([len(s) - 1 for s in batch], device=device)
         with torch.inference_mode():
-            device = self._model.device
-            logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-        return logits.squeeze(-1).tolist()
+            hidden = self._backbone(**inputs, use_cache=False).last_hidden_state  # (B, T, D)
+            states = hidden[torch.arange(len(batch), device=device), last]  # (B, D)
+            return torch.nn.functional.linear(states.float(), self._head).squeeze(-1).tolist()
 
 
 def scores(

@@ -49,11 +49,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _join() -> None:
     """Meet the other processes of the training, if it has any, before anybody else does it: NCCL's
-    own patience is ten minutes."""
+    own patience is ten minutes, and on a CPU each would be alone."""
     if "LOCAL_RANK" in os.environ:
+        import torch
         from accelerate import PartialState
 
-        PartialState(timeout=_PATIENCE)
+        PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
 
 
 def _told(error: RlaifError) -> dict[str, str]:

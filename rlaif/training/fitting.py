@@ -50,6 +50,7 @@ def arguments(kind: type[A], folder: Path, config: TrainerConfig, seed: int, **m
         "max_grad_norm": 1.0,
         "seed": seed,
         "bf16": on_gpu_with_bf16(),
+        "use_cpu": not torch.accelerator.is_available(),  # else several processes miss one another
         "gradient_checkpointing": gpu,  # memory for time
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ _KEPT = 2  # the last one may be torn by a kill
 
 
 class Checkpoints:
-    """A folder of `checkpoint-<step>`, each with policy, critic and state, and `best-<step>`."""
+    """A folder of `checkpoint-<step>`, each with policy, critic and state, and `best-<step>`, which
+    is a policy as it is served."""
 
-    def __init__(self, folder: Path, policy: Learner, critic: Learner) -> None:
+    def __init__(
+        self, folder: Path, policy: Learner, critic: Learner, save: Callable[[Path], None]
+    ) -> None:
         self._folder, self._policy, self._critic = folder, policy, critic
         self._accelerator: Accelerator = policy.accelerator
+        self._save = save
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint; it counts once it is marked whole."""
@@ -41,19 +46,16 @@ class Checkpoints:
 
     def save_best(self, step: int) -> None:
         """Keep the policy as it is now, in place of the one that was kept before."""
-        draft, kept = self._folder / _BEST, self._folder / f"{_BEST}-{step}"
-        self._policy.save(draft)
-        if self._accelerator.is_main_process:
-            shutil.rmtree(kept, ignore_errors=True)
-            draft.replace(kept)
-            for old in self._folder.glob(f"{_BEST}-*"):
-                if old != kept:
-                    shutil.rmtree(old)
-        self._accelerator.wait_for_everyone()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        kept = self._folder / f"{_BEST}-{step}"
+        self._save(kept)
+        for old in self._folder.glob(f"{_BEST}-*") if self._accelerator.is_main_process else ():
+            if old != kept:
+                shutil.rmtree(old)
 
-    def load_best(self) -> None:
-        """Take the policy back to where it was best."""
-        self._policy.load(max(self._folder.glob(f"{_BEST}-*"), key=_step))
+    def best(self) -> Path:
+        """The folder of the policy that was kept."""
+        return max(self._folder.glob(f"{_BEST}-*"), key=_step)
 
     def _write(self, folder: Path, state: dict[str, Any]) -> None:
         if self._accelerator.is_main_process:

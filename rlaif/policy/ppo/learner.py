@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rlaif.errors import ConfigError
 from rlaif.training.models import on_gpu_with_bf16
 
+T = TypeVar("T")
+_SMALL = 30_000_000  # parameters of a model that many cores do not make much faster
 _DROPOUTS = ("attention_dropout", "dropout", "hidden_dropout", "resid_dropout", "embd_dropout")
+
+
+class Both(Protocol):
+    """Makes two calls and gives what both return."""
+
+    def __call__(self, one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]: ...
 
 
 class Learner:
@@ -21,10 +31,15 @@ class Learner:
 
     What asks for gradients is learned. The learning rate is set for each step, so there is no
     scheduler whose state could be lost.
+
+    Raises:
+        ConfigError: the processes would shard it in a way that PPO cannot.
     """
 
     def __init__(self, model: nn.Module, rate: float, max_grad_norm: float) -> None:
         self.accelerator = Accelerator(mixed_precision="bf16" if on_gpu_with_bf16() else "no")
+        refuse_fsdp1(self.accelerator)
+        _refuse_zero3(self.accelerator)
         without_dropout(model)
         model.train(_checkpointed(model))
         weights = [p for p in model.parameters() if p.requires_grad]
@@ -45,14 +60,18 @@ class Learner:
         """One step on the sum of some losses, which are computed one after the other.
 
         `share` of the peak learning rate is taken. Returns the norm of the gradient before it was
-        scaled down.
+        scaled down; without losses there is no step, and it is 0.
         """
+        if not losses:
+            return 0.0
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * share
+        several = self.accelerator.num_processes > 1
         for i, loss in enumerate(losses):
             last = i == len(losses) - 1
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            if several:  # all accelerators share this flag, and may learn side by side
+                self.accelerator.gradient_state._set_sync_gradients(last)
+            with self.accelerator.no_sync(self.model) if several and not last else nullcontext():
                 # Processes average their gradients, losses add up.
                 self.accelerator.backward(loss() * self.accelerator.num_processes)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
@@ -67,6 +86,50 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from `save`."""
         self.accelerator.load_state(str(folder))
+
+
+def in_turn(one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]:
+    """What both return."""
+    return one(), other()
+
+
+def both(policy: Learner) -> Both:
+    """How two calls are made, of which one works with the policy, the other with the critic.
+
+    On a CPU and with a small model at once, each with half of the threads: its products are too
+    small to keep several cores busy. With a large one in turn, for gradients of both would have to
+    be in memory.
+    """
+    threads, size = torch.get_num_threads(), sum(p.numel() for p in policy.bare.parameters())
+    on_cpu = policy.accelerator.device.type == "cpu" and policy.accelerator.num_processes == 1
+    if not on_cpu or threads < 2 or size > _SMALL:
+        return in_turn
+    half = (threads // 2,)
+    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=half)
+
+    def at_once(one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]:
+        begun = pool.submit(one), pool.submit(other)
+        return begun[0].result(), begun[1].result()
+
+    return at_once
+
+
+def refuse_fsdp1(accelerator: Any) -> None:
+    """Raise a ConfigError where FSDP 1 shards the weights: it has no `generate`."""
+    plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin and plugin.fsdp_version == 1:
+        what, remedy = "no answers can be drawn from weights that FSDP 1 shards", "fsdp_version: 2"
+        raise ConfigError(what, where="policy.launch", remedy=f"set {remedy} in its config file")
+
+
+def _refuse_zero3(accelerator: Accelerator) -> None:
+    plugin: Any = accelerator.deepspeed_plugin
+    if plugin and plugin.zero_stage == 3:
+        what, remedy = (
+            "PPO does not run with DeepSpeed's ZeRO 3",
+            "set zero_stage: 2, or use FSDP 2",
+        )
+        raise ConfigError(what, where="policy.launch", remedy=remedy)
 
 
 def _tell_deepspeed(plugin: Any, max_grad_norm: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from rlaif.config.policy import PpoConfig
 from rlaif.policy.ppo import objective
@@ -59,10 +60,14 @@ class Policy:
         return (objective.log_probs(logits, micro.answer, self.temperature),)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights as they are served, adapters merged, one at a time."""
+        """The weights as they are served, adapters merged, one at a time; sharded ones are
+        gathered, so that every process has to ask for all of them."""
+        yield from ((name, _whole(weight.detach())) for name, weight in self._served())
+
+    def _served(self) -> Iterator[tuple[str, Tensor]]:
         model = self.learner.bare
         if self._lora is None:
-            yield from ((name, p.detach()) for name, p in model.named_parameters())
+            yield from model.named_parameters()
             return
         base = model.get_base_model()
         for name, weight in base.named_parameters():
@@ -70,7 +75,7 @@ class Policy:
                 continue
             layer, based, _ = name.rpartition(".base_layer.weight")
             added = base.get_submodule(layer).get_delta_weight("default") if based else 0.0
-            yield name.replace(".base_layer.", "."), (weight + added).detach()
+            yield name.replace(".base_layer.", "."), weight + added
 
     def save(self, into: Path, tokenizer: Any) -> None:
         """Save it as it is served, in the format of the model that it began as."""
@@ -93,12 +98,22 @@ class Policy:
     def _frozen(self) -> Any:
         model: Any = models.load_model(self.start).requires_grad_(False)
         without_dropout(model)
+        deepspeed = self.learner.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if deepspeed and models.on_gpu_with_bf16():
+            model.to(torch.bfloat16)  # as DeepSpeed has the policy; elsewhere autocast sees to it
         return model.to(self.device).eval()
 
 
+def _whole(weight: Tensor) -> Tensor:
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
 def without_gradient(work: Pass, batches: Iterable[Micro]) -> list[Tensor]:
-    """What `work` makes of all answers of some micro batches. (N, longest answer) each"""
-    with torch.inference_mode():
+    """What `work` makes of all answers of some micro batches. (N, longest answer) each
+
+    Not in inference mode: FSDP 2 keeps tensors of its first pass for the later ones.
+    """
+    with torch.no_grad():
         found = [(micro.rows, work(micro)) for micro in batches]
     shape = sum(len(rows) for rows, _ in found), max(each[0].shape[1] for _, each in found)
     figures = zip(*(values for _, values in found), strict=True)

@@ -84,12 +84,15 @@ class Probe:
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         self._asked, self._engine, self._accelerator = asked[mine], engine, accelerator
         self._rewards, self._gauge, self._decode, self._truth = rewards, gauge, decode, truth
-        self._requests = [Request(ids, seed_of(seed, "probe", p.id)) for p, ids in self._asked]
+        requests = [Request(ids, seed_of(seed, "probe", p.id)) for p, ids in asked]
+        short = -len(asked) % accelerator.num_processes  # so many processes have one less
+        self._requests = (requests + requests[:1] * short)[mine]
 
     def measure(self) -> tuple[Row, float]:
         """Figures of the answers, named `probe/...`, and the quality: the share of good answers
         where somebody knows the truth, else the reward. The normaliser is left as it was."""
         drawn = self._engine.draw(self._requests) if self._requests else []
+        drawn = drawn[: len(self._asked)]
         answers = [self._decode(d.tokens) for d in drawn]
         totals, n = Totals(), len(drawn)
         totals.rewards(self._scored(answers, [d.tokens for d in drawn]), n)
@@ -116,10 +119,11 @@ class Probe:
         """What the truth is of each answer, where it is known."""
         if self._truth is None:
             return
+        for name in ("good", "violations", "helpful"):
+            totals.add(name, 0.0, 0)  # every process has the same figures, if it knows them or not
         for (prompt, _), answer in zip(self._asked, answers, strict=True):
             if found := self._truth(prompt, answer):
                 good = found["well_formed"] and not found["violations"]
                 totals.add("good", float(good and found["helpful"] is not False), 1)
                 totals.add("violations", float(bool(found["violations"])), 1)
-                if found["helpful"] is not None:
-                    totals.add("helpful", float(found["helpful"]), 1)
+                totals.add("helpful", float(found["helpful"] or 0), found["helpful"] is not None)

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 import torch
+from accelerate import DistributedType
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -46,7 +47,8 @@ class Engine(Protocol):
     """Draws answers."""
 
     def draw(self, requests: Sequence[Request]) -> list[Drawn]:
-        """An answer to each request, in order, of at least one token."""
+        """An answer to each request, in order, of at least one token; every process has equally
+        many."""
         ...
 
     def update(self) -> None:
@@ -64,17 +66,20 @@ def engine(policy: Policy, config: PpoConfig, ends: frozenset[int], pad: int) ->
     """The engine that the config names.
 
     Raises:
-        ConfigError: vLLM is named, but is missing or cannot take these weights.
+        ConfigError: vLLM is named, but is missing or cannot take these weights; or transformers
+            cannot.
     """
-    if _by_vllm(config, policy.learner.accelerator):
+    if _by_vllm(config):
         from rlaif.policy.ppo.served import Served
 
         return Served(policy, config, ends)
+    if config.lora and policy.learner.accelerator.distributed_type == DistributedType.FSDP:
+        what, remedy = "transformers draws nothing from adapters that FSDP shards", "take vllm"
+        raise ConfigError(what, where="policy.rollouts", remedy=f"{remedy}, or full finetuning")
     return Generated(policy.learner, config, ends, pad)
 
 
-def _by_vllm(config: PpoConfig, accelerator: Any) -> bool:
-    one = accelerator.num_processes == 1
+def _by_vllm(config: PpoConfig) -> bool:
     if config.rollouts == "transformers":
         return False
     try:
@@ -83,10 +88,7 @@ def _by_vllm(config: PpoConfig, accelerator: Any) -> bool:
         if config.rollouts == "auto":
             return False
         raise ConfigError(error.what, where="policy.rollouts", remedy=error.remedy) from error
-    if config.rollouts == "vllm" and not one:
-        what = "vLLM draws answers in a training of one process only"
-        raise ConfigError(what, where="policy.rollouts", remedy="set rollouts: transformers")
-    return one
+    return True
 
 
 class Trained(Protocol):
@@ -131,12 +133,12 @@ class Generated:
         ids = torch.tensor(rows, device=device)
         seen = torch.tensor([[0] * (longest - len(r.asked)) + [1] * len(r.asked) for r in requests])
         keyed = Keyed([r.seed for r in requests], self._longest, self._temperature, device)
-        with self._whole() as model, torch.inference_mode():
+        with self._whole() as model, torch.no_grad():
             out = model.generate(
                 input_ids=ids,
                 attention_mask=seen.to(device),
                 logits_processor=LogitsProcessorList([keyed]),
-                synced_gpus=self._learner.accelerator.num_processes > 1,
+                synced_gpus=_sharded(self._learner.accelerator),
             )
         logprobs = torch.stack(keyed.logprobs, 1).tolist()
         answers = out[:, longest:].tolist()
@@ -162,6 +164,11 @@ class Generated:
     def _ended(self, tokens: Ids, logprobs: list[float]) -> Drawn:
         end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens) - 1)
         return Drawn(tokens[: end + 1], logprobs[: end + 1])
+
+
+def _sharded(accelerator: Any) -> bool:
+    """Whether a pass needs all processes, so that none may stop at its own last answer."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 class Keyed(LogitsProcessor):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,14 @@ def run(into: Path) -> None:
     with opened(config.rewards, reward_models=folders, judge=asked["judge"], seed=seed) as rewards:
         session = Session(into, config, asked, rewards)
         session.train()
-        metrics, policy, tokenizer = session.finished(), session.policy, session.encode.tokenizer
+        metrics, save = session.metrics(), session.save
+        best = session.best()
     del session, rewards  # saving takes memory, too
-    policy.save(into / "model", tokenizer)
+    if best is None:
+        save(into / "model")
+    elif PartialState().is_main_process:
+        shutil.rmtree(into / "model", ignore_errors=True)
+        shutil.copytree(best, into / "model")
     training.finish(into, metrics | {"seconds": round(time.monotonic() - began, 1)})
 
 
@@ -71,7 +78,10 @@ class Session:
         self._accelerator = self.policy.learner.accelerator
         _check_split(config, self._accelerator.num_processes)
         self._critic = self._learned_critic(asked)
-        self._checkpoints = Checkpoints(into / CHECKPOINTS, self.policy.learner, self._critic)
+        self.save = partial(self.policy.save, tokenizer=self.encode.tokenizer)
+        self._checkpoints = Checkpoints(
+            into / CHECKPOINTS, self.policy.learner, self._critic, self.save
+        )
         state = self._checkpoints.load()
         ends, pad = answer_ends(self.policy.learner.bare, self.encode), self.encode.padding
         drawing = engine(self.policy, config, ends, pad)
@@ -109,11 +119,9 @@ class Session:
                     sys.exit(128 + signal.SIGTERM)
         self._curves.close()
 
-    def finished(self) -> dict[str, Any]:
-        """The metrics; if a wire has tripped, the policy is now that of the best probe, if any."""
-        if self._tripped and self._wires.best:
-            self._checkpoints.load_best()
-        return self._metrics()
+    def best(self) -> Path | None:
+        """The folder of the policy to go back to, if a wire has tripped."""
+        return self._checkpoints.best() if self._tripped and self._wires.best else None
 
     def _learned_critic(self, asked: dict[str, Any]) -> Learner:
         config, own = self._config, asked["critic"]
@@ -152,7 +160,8 @@ class Session:
         self._wires.restore(saved["wires"])
         self._tripped = Tripped(**saved["tripped"]) if saved["tripped"] else None
 
-    def _metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
+        """What happened."""
         ppo, curves = self._ppo, self._curves
         return {
             "examples": len(self._prompts),

@@ -1,5 +1,8 @@
 """Rollouts by vLLM in the training's own process, its weights replaced in memory.
 
+Of several processes, each has an engine of its own, on its own GPU, and draws its share; to vLLM
+they are ranks of one launcher without anything to say to each other.
+
 On a CPU and with tied embeddings vLLM 0.32 multiplies the head by a packed copy, which a reload of
 weights may leave as it was; it is packed anew after each.
 """
@@ -11,9 +14,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from rlaif.config.policy import PpoConfig
 from rlaif.engine.launch import on_gpu
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, TrainingFailed
 from rlaif.policy.ppo.policy import Policy
 from rlaif.policy.ppo.rollouts import Drawn, Request
 from rlaif.training.models import on_gpu_with_bf16
@@ -38,9 +43,11 @@ class Served:
         for name, value in (_ENVIRONMENT | ({} if on_gpu() else _ON_CPU)).items():
             os.environ.setdefault(name, value)
         self._policy, self._ends, self._config = policy, ends, config
+        self._asleep: set[str] = set()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._llm = self._started()
+        policy.learner.accelerator.wait_for_everyone()
         self.update()
 
     def _started(self) -> Any:
@@ -56,6 +63,8 @@ class Served:
             "enable_prefix_caching": True,
             "seed": 0,
         }
+        if self._policy.learner.accelerator.num_processes > 1:
+            options["distributed_executor_backend"] = "external_launcher"
         if on_gpu():
             options["gpu_memory_utilization"] = 0.3  # the training needs the rest
         else:
@@ -72,10 +81,13 @@ class Served:
     def update(self) -> None:
         """Hand over the policy's weights, and forget what was cached of the old ones."""
         weights = self._policy.weights()
+        self._wake("weights")
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not on_gpu():
             self._llm.apply_model(_pack_head)
-        self._llm.reset_prefix_cache()
+        if not self._llm.reset_prefix_cache():
+            what = "vLLM kept what it had cached of the weights before"
+            raise TrainingFailed(what, where="policy.rollouts", remedy="start it again")
 
     def draw(self, requests: Sequence[Request]) -> list[Drawn]:
         """An answer to each request."""
@@ -93,8 +105,22 @@ class Served:
             for request in requests
         ]
         prompts = [TokensPrompt(prompt_token_ids=request.asked) for request in requests]
+        self._wake("weights", "kv_cache")
         outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
+        self._sleep()
         return [_drawn(output.outputs[0]) for output in outputs]
+
+    def _sleep(self) -> None:
+        """With `enable_sleep_mode` the training has the engine's memory while nothing is drawn."""
+        if self._config.vllm.get("enable_sleep_mode"):
+            self._llm.sleep(level=1)
+            self._asleep = {"weights", "kv_cache"}
+
+    def _wake(self, *parts: str) -> None:
+        if wanted := self._asleep.intersection(parts):
+            torch.cuda.empty_cache()
+            self._llm.wake_up(tags=sorted(wanted))
+            self._asleep -= wanted
 
 
 def _drawn(output: Any) -> Drawn:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from rlaif.policy.ppo import objective
 from rlaif.policy.ppo.batches import Ids, Micro, Rollout, micro_batches, taken
 from rlaif.policy.ppo.curves import Row, Totals, reduced
 from rlaif.policy.ppo.experience import Experience, Reckoner, values_of
-from rlaif.policy.ppo.learner import Learner
+from rlaif.policy.ppo.learner import Learner, both
 from rlaif.policy.ppo.policy import Policy
 from rlaif.policy.ppo.probe import Gauge
 from rlaif.policy.ppo.prompts import Prompts
@@ -31,6 +32,10 @@ Loss = Callable[[], Tensor]
 PASS = {"cpu": 48, "cuda": 2048}
 """What a micro batch costs beside its tokens, in tokens. On a CPU it is measured, of a GPU guessed
 from the launches of its kernels."""
+
+MOST = {"cpu": 10**6}
+"""Answers of a micro batch where the config does not say: on a GPU few, for the logits of an answer
+of 256 tokens among 150,000 take 150 MB, and their gradients again."""
 
 
 @dataclass(slots=True)
@@ -65,7 +70,8 @@ class Ppo:
         self._accelerator = policy.learner.accelerator
         self._world = self._accelerator.num_processes
         self.answers = config.batch_size * config.minibatches  # in a batch, of all processes
-        self._reckoner = Reckoner(policy, critic, config, self._cut)
+        self._both = both(policy.learner)
+        self._reckoner = Reckoner(policy, critic, config, self._cut, self._both)
         self.total = math.ceil(config.epochs * len(prompts) * config.samples / self.answers)
         self.state = State(beta=config.beta)
         self.seconds: dict[str, float] = defaultdict(float)
@@ -132,15 +138,19 @@ class Ppo:
             micros = list(self._cut(rollouts, rows))
             policy = [self._policy_loss(m, made, n, totals) for m in micros]
             critic = [self._value_loss(m, made, n, totals) for m in micros]
-            norm = 0.0 if warm else self._policy.learner.learn(policy, share)
-            norms.append((norm, self._critic.learn(critic, share)))
+            norms.append(
+                self._both(
+                    partial(self._policy.learner.learn, [] if warm else policy, share),
+                    partial(self._critic.learn, critic, share),
+                )
+            )
         first, second = (sum(each) / len(norms) for each in zip(*norms, strict=True))
         return first, second
 
     def _cut(self, rollouts: Sequence[Rollout], rows: Sequence[int]) -> Iterator[Micro]:
         """Micro batches; of several processes, each has as many, as FSDP wants it."""
         size, device = self.config.micro_batch, self._policy.device
-        size = size or self.config.batch_size // self._world
+        size = size or min(self.config.batch_size // self._world, MOST.get(device.type, 8))
         overhead = None if self._world > 1 else PASS.get(device.type, PASS["cuda"])
         return micro_batches(rollouts, rows, size, self._pad, device, overhead)
 
