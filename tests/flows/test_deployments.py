@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from rlaif.runs import STAGES, stage_record
+from rlaif.runs import OPTIONAL, STAGES, stage_record
 from tests.flows.serving import ROOT, Box, until
 
 pytestmark = pytest.mark.timeout(1500)
@@ -41,7 +41,7 @@ def test_the_form_has_a_description_a_type_and_limits_for_each_field(up: Box, na
     assert all("type" in field or "anyOf" in field for field in fields.values())
     kinds = {field["type"] for field in fields.values() if "type" in field}
     assert kinds <= {"string", "integer", "boolean"}  # flat: nothing nested to lose
-    assert fields["until"]["enum"] == list(STAGES)
+    assert sorted(fields["until"]["enum"]) == sorted((*STAGES, *OPTIONAL))
     assert {"dpo", "kto"} <= set(fields["policy"]["enum"])
     assert fields["name"]["type"] == "string"  # a plain field, not one to unfold
     assert fields["name"]["default"] == ""
