@@ -644,24 +644,6 @@ def test_each_process_draws_by_vllm_from_sharded_weights(
     assert rows[2]["kl"] != 0
 
 
-def test_policy_and_critic_learn_side_by_side_what_they_learn_in_turn(
-    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        trained(tmp_path / "at_once", given)
-        monkeypatch.setattr("rlaif.policy.ppo.learner._SMALL", 0)
-        trained(tmp_path / "in_turn", given)
-    finally:
-        torch.set_num_threads(threads)
-    assert tiny.same_files(tmp_path / "at_once", tmp_path / "in_turn", ["curves.jsonl"])
-    at_once, in_turn = (tiny.weights(tmp_path / n / "model") for n in ("at_once", "in_turn"))
-    assert all(torch.equal(weight, in_turn[name]) for name, weight in at_once.items())
-
-
 def test_what_ppo_cannot_put_together_is_refused() -> None:
     from types import SimpleNamespace
 

@@ -15,7 +15,7 @@ from rlaif.policy.ppo import objective
 from rlaif.policy.ppo.batches import Cut, Micro, Rollout
 from rlaif.policy.ppo.critic import Critic
 from rlaif.policy.ppo.curves import Totals, reduced
-from rlaif.policy.ppo.learner import Both, Learner
+from rlaif.policy.ppo.learner import Learner
 from rlaif.policy.ppo.policy import Pass, Policy, without_gradient
 
 
@@ -38,23 +38,16 @@ class Experience:
 class Reckoner:
     """Makes experience: three passes without gradients, and arithmetic."""
 
-    def __init__(
-        self, policy: Policy, critic: Learner, config: PpoConfig, cut: Cut, both: Both
-    ) -> None:
-        self._policy, self._critic, self._config = policy, critic, config
-        self._cut, self._both = cut, both
+    def __init__(self, policy: Policy, critic: Learner, config: PpoConfig, cut: Cut) -> None:
+        self._policy, self._critic, self._config, self._cut = policy, critic, config, cut
 
     def experience(
         self, rollouts: Sequence[Rollout], scores: Sequence[float], beta: float, totals: Totals
     ) -> Experience:
         """The experience of some answers; figures of the batch are added to `totals`."""
-        (old, spread, reference), (values,) = self._both(
-            lambda: [
-                *self._pass(rollouts, self._policy.log_probs_and_entropy),
-                *self._pass(rollouts, self._policy.reference),
-            ],
-            lambda: self._pass(rollouts, self._values),
-        )
+        old, spread = self._pass(rollouts, self._policy.log_probs_and_entropy)
+        (reference,) = self._pass(rollouts, self._policy.reference)
+        (values,) = self._pass(rollouts, self._values)
         engine, mask = _table([r.logprobs for r in rollouts]), _mask(rollouts)
         scored = torch.tensor([math.isfinite(score) for score in scores])
         kept = mask * scored.unsqueeze(1)  # (N, A)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,15 +14,7 @@ from torch import Tensor, nn
 from rlaif.errors import ConfigError
 from rlaif.training.models import on_gpu_with_bf16
 
-T = TypeVar("T")
-_SMALL = 30_000_000  # parameters of a model that many cores do not make much faster
 _DROPOUTS = ("attention_dropout", "dropout", "hidden_dropout", "resid_dropout", "embd_dropout")
-
-
-class Both(Protocol):
-    """Makes two calls and gives what both return."""
-
-    def __call__(self, one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]: ...
 
 
 class Learner:
@@ -69,7 +60,7 @@ class Learner:
         several = self.accelerator.num_processes > 1
         for i, loss in enumerate(losses):
             last = i == len(losses) - 1
-            if several:  # all accelerators share this flag, and may learn side by side
+            if several:
                 self.accelerator.gradient_state._set_sync_gradients(last)
             with self.accelerator.no_sync(self.model) if several and not last else nullcontext():
                 # Processes average their gradients, losses add up.
@@ -86,32 +77,6 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from `save`."""
         self.accelerator.load_state(str(folder))
-
-
-def in_turn(one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]:
-    """What both return."""
-    return one(), other()
-
-
-def both(policy: Learner) -> Both:
-    """How two calls are made, of which one works with the policy, the other with the critic.
-
-    On a CPU and with a small model at once, each with half of the threads: its products are too
-    small to keep several cores busy. With a large one in turn, for gradients of both would have to
-    be in memory.
-    """
-    threads, size = torch.get_num_threads(), sum(p.numel() for p in policy.bare.parameters())
-    on_cpu = policy.accelerator.device.type == "cpu" and policy.accelerator.num_processes == 1
-    if not on_cpu or threads < 2 or size > _SMALL:
-        return in_turn
-    half = (threads // 2,)
-    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=half)
-
-    def at_once(one: Callable[[], T], other: Callable[[], T]) -> tuple[T, T]:
-        begun = pool.submit(one), pool.submit(other)
-        return begun[0].result(), begun[1].result()
-
-    return at_once
 
 
 def refuse_fsdp1(accelerator: Any) -> None:

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from rlaif.policy.ppo import objective
 from rlaif.policy.ppo.batches import Ids, Micro, Rollout, micro_batches, taken
 from rlaif.policy.ppo.curves import Row, Totals, reduced
 from rlaif.policy.ppo.experience import Experience, Reckoner, values_of
-from rlaif.policy.ppo.learner import Learner, both
+from rlaif.policy.ppo.learner import Learner
 from rlaif.policy.ppo.policy import Policy
 from rlaif.policy.ppo.probe import Gauge
 from rlaif.policy.ppo.prompts import Prompts
@@ -70,8 +69,7 @@ class Ppo:
         self._accelerator = policy.learner.accelerator
         self._world = self._accelerator.num_processes
         self.answers = config.batch_size * config.minibatches  # in a batch, of all processes
-        self._both = both(policy.learner)
-        self._reckoner = Reckoner(policy, critic, config, self._cut, self._both)
+        self._reckoner = Reckoner(policy, critic, config, self._cut)
         self.total = math.ceil(config.epochs * len(prompts) * config.samples / self.answers)
         self.state = State(beta=config.beta)
         self.seconds: dict[str, float] = defaultdict(float)
@@ -138,12 +136,8 @@ class Ppo:
             micros = list(self._cut(rollouts, rows))
             policy = [self._policy_loss(m, made, n, totals) for m in micros]
             critic = [self._value_loss(m, made, n, totals) for m in micros]
-            norms.append(
-                self._both(
-                    partial(self._policy.learner.learn, [] if warm else policy, share),
-                    partial(self._critic.learn, critic, share),
-                )
-            )
+            norm = self._policy.learner.learn([] if warm else policy, share)
+            norms.append((norm, self._critic.learn(critic, share)))
         first, second = (sum(each) / len(norms) for each in zip(*norms, strict=True))
         return first, second
 
