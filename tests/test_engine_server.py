@@ -185,6 +185,23 @@ def test_leaving_the_block_leaves_no_process(tmp_path: Path):
     assert processes_of(marker) == []
 
 
+def test_the_end_of_a_log_is_the_processs_own_not_its_launchers(tmp_path: Path):
+    from rlaif.engine.child import Child
+
+    said = (
+        "ValueError: its own last word",
+        "E1128 22:41:21.957000 96 torch/distributed/elastic/multiprocessing/api.py:1002] failed",
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
+    )
+    child = Child(
+        [sys.executable, "-c", f"print(*{said!r}, sep='\\n')"], os.environ, tmp_path / "log"
+    )
+    while child.returncode is None:
+        time.sleep(0.05)
+    child.stop()
+    assert child.log_end() == said[0]
+
+
 def test_a_server_that_dies_shows_its_log_and_a_remedy(tiny_model: Path):
     config = EngineConfig(model=str(tiny_model), vllm_args=("--no-such-option",))
     with pytest.raises(ServerDied, match="unrecognized arguments") as error, serving(config):

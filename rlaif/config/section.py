@@ -132,7 +132,8 @@ class TrainerConfig(Section):
     """Examples for one step of the optimizer, over all devices."""
 
     micro_batch: int | None = Field(default=None, gt=0)
-    """Examples that one device handles at once; the rest accumulates. Unset: the whole batch."""
+    """Examples that one device handles at once; the rest accumulates. Unset: the whole batch, but
+    eight answers of PPO on a GPU."""
 
     max_length: int = Field(default=2048, gt=0)
     """Longest example, in tokens. A longer one is left out and counted, never cut."""
@@ -153,7 +154,7 @@ class TrainerConfig(Section):
     @field_validator("launch")
     @classmethod
     def _really_several(cls, launch: tuple[str, ...]) -> tuple[str, ...]:
-        several = re.search(r"--num_processes[= ]([2-9]|1\d)", " ".join(launch))
+        several = re.search(r"--num[_-]processes[= ]([2-9]|1\d)", " ".join(launch))
         if several and {"--cpu", "--use_cpu"} & set(launch):
             remedy = "say --multi_gpu, which without GPUs starts them on the CPU"
             raise ValueError(f"with --cpu accelerate starts one process alone; {remedy}")

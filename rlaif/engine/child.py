@@ -11,7 +11,7 @@ from pathlib import Path
 
 _KEEPER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")))
 _STOP_S = 20.0
-_LAUNCHER = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic/", re.MULTILINE)
+_LAUNCHER = re.compile(r"^E\d{4} .*torch/distributed/elastic/", re.MULTILINE)
 
 
 class Child:

@@ -42,10 +42,9 @@ class Totals:
 
     def means(self, accelerator: Accelerator) -> Row:
         """Each mean, of all processes; NaN where there was nothing."""
-        names = sorted(self._sums)
-        sums = torch.tensor([self._sums[name] for name in names], dtype=torch.float64)
-        found = reduced(accelerator, sums.reshape(-1, 2)).tolist()
-        pairs = zip(names, found, strict=True)
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64).reshape(-1, 2)
+        found = reduced(accelerator, sums).tolist()
+        pairs = zip(self._sums, found, strict=True)
         return {name: total / n if n else math.nan for name, (total, n) in pairs}
 
 

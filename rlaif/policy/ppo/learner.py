@@ -51,18 +51,14 @@ class Learner:
         """One step on the sum of some losses, which are computed one after the other.
 
         `share` of the peak learning rate is taken. Returns the norm of the gradient before it was
-        scaled down; without losses there is no step, and it is 0.
+        scaled down.
         """
-        if not losses:
-            return 0.0
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * share
-        several = self.accelerator.num_processes > 1
         for i, loss in enumerate(losses):
             last = i == len(losses) - 1
-            if several:
-                self.accelerator.gradient_state._set_sync_gradients(last)
-            with self.accelerator.no_sync(self.model) if several and not last else nullcontext():
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
                 # Processes average their gradients, losses add up.
                 self.accelerator.backward(loss() * self.accelerator.num_processes)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
@@ -83,18 +79,16 @@ def refuse_fsdp1(accelerator: Any) -> None:
     """Raise a ConfigError where FSDP 1 shards the weights: it has no `generate`."""
     plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin and plugin.fsdp_version == 1:
-        what, remedy = "no answers can be drawn from weights that FSDP 1 shards", "fsdp_version: 2"
-        raise ConfigError(what, where="policy.launch", remedy=f"set {remedy} in its config file")
+        what = "no answers can be drawn from weights that FSDP 1 shards"
+        remedy = "set fsdp_version: 2 in its config file"
+        raise ConfigError(what, where="policy.launch", remedy=remedy)
 
 
 def _refuse_zero3(accelerator: Accelerator) -> None:
     plugin: Any = accelerator.deepspeed_plugin
     if plugin and plugin.zero_stage == 3:
-        what, remedy = (
-            "PPO does not run with DeepSpeed's ZeRO 3",
-            "set zero_stage: 2, or use FSDP 2",
-        )
-        raise ConfigError(what, where="policy.launch", remedy=remedy)
+        what = "PPO does not run with DeepSpeed's ZeRO 3"
+        raise ConfigError(what, where="policy.launch", remedy="set zero_stage: 2, or use FSDP 2")
 
 
 def _tell_deepspeed(plugin: Any, max_grad_norm: float) -> None:

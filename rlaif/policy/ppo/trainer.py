@@ -32,9 +32,9 @@ PASS = {"cpu": 48, "cuda": 2048}
 """What a micro batch costs beside its tokens, in tokens. On a CPU it is measured, of a GPU guessed
 from the launches of its kernels."""
 
-MOST = {"cpu": 10**6}
-"""Answers of a micro batch where the config does not say: on a GPU few, for the logits of an answer
-of 256 tokens among 150,000 take 150 MB, and their gradients again."""
+ON_GPU = 8
+"""Answers of a micro batch on a GPU where the config does not say: the logits of an answer of 256
+tokens among 150,000 take 150 MB, and their gradients again."""
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class Ppo:
             micros = list(self._cut(rollouts, rows))
             policy = [self._policy_loss(m, made, n, totals) for m in micros]
             critic = [self._value_loss(m, made, n, totals) for m in micros]
-            norm = self._policy.learner.learn([] if warm else policy, share)
+            norm = 0.0 if warm else self._policy.learner.learn(policy, share)
             norms.append((norm, self._critic.learn(critic, share)))
         first, second = (sum(each) / len(norms) for each in zip(*norms, strict=True))
         return first, second
@@ -144,7 +144,8 @@ class Ppo:
     def _cut(self, rollouts: Sequence[Rollout], rows: Sequence[int]) -> Iterator[Micro]:
         """Micro batches; of several processes, each has as many, as FSDP wants it."""
         size, device = self.config.micro_batch, self._policy.device
-        size = size or min(self.config.batch_size // self._world, MOST.get(device.type, 8))
+        share = self.config.batch_size // self._world
+        size = size or (share if device.type == "cpu" else min(share, ON_GPU))
         overhead = None if self._world > 1 else PASS.get(device.type, PASS["cuda"])
         return micro_batches(rollouts, rows, size, self._pad, device, overhead)
 
