@@ -7,7 +7,7 @@ digest of the labels that were judged. When it is there, flows/watch.py says `rl
 and the trigger of the deployment `training` (prefect.yaml) goes on in the run's folder. No process,
 no timeout and no open database lies between, so that a wait of weeks outlives restarts, upgrades
 and edits of code. Whoever goes on in the folder meanwhile, and however, meets the same gate: the
-run's config keeps it, and `awaiting.json` does until the ledger lets training begin.
+run keeps it from its beginning on (`Run.open`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def audited(run: Pipeline, step: Steps, preferred: Path, *, shards: int = 1) -> 
             log.info("the audit gate is open: %s", said(found))
             run.let_begin()
         else:
-            run.run.record()  # what waits is this config, though all its stages were there before
+            run.run.record()  # the gate is new here if all stages were there before
             asked = {"labels": stage_record(preferred)["digest"], "sample": str(sample)}
             _wait(folder, found, asked | {"until": step.until, "shards": shards})
     return step(run.audit, preferred) if run.config.preferences.overlay else preferred

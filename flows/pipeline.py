@@ -36,7 +36,6 @@ from flows.parameters import (
 from flows.shards import warm
 from flows.steps import Reached, Steps, begun, deployed, opened, told
 from rlaif.completions import default_path
-from rlaif.config import RunConfig
 from rlaif.errors import RlaifError
 from rlaif.pipeline import Pipeline
 from rlaif.planning import plan
@@ -123,7 +122,7 @@ def _built(given: dict[str, Any]) -> Any:
 def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) -> Any:
     """Build what was asked for; the path of what was made last, or the state to end in."""
     if given["audit_gate"]:
-        wanted = replace(wanted, config=_gated(wanted.config))
+        wanted = replace(wanted, config=wanted.config.gated())
     if deployed() and not planned:
         how = {"store": default_path(), "as_it_stood": wanted.as_it_stood}
         made = plan(wanted.config, root=wanted.runs, **how)
@@ -140,8 +139,3 @@ def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) 
             return reached.folder
         except Awaiting as waits:
             return Completed(name="AwaitingAudit", message=str(waits))
-
-
-def _gated(config: RunConfig) -> RunConfig:
-    """The config with the gate in it, so that it is on record, and whoever goes on meets it."""
-    return config.model_copy(update={"audit": config.audit.model_copy(update={"gate": True})})

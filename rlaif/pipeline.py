@@ -62,12 +62,12 @@ class Pipeline:
         templates = Templates(config.templates or folder("prompts"))
         logs = (root / config.name / "logs").absolute()
         engine = config.engine.model_copy(update={"logs": config.engine.logs or logs})
-        ours = config.model_copy(update={"engine": engine})  # run.json keeps what was asked
         with (
             Run.open(config, root=root, fresh=fresh, since=since, as_it_stood=as_it_stood) as run,
             Store(store or default_path()) as completions,
             Models(completions, at_once=engine.at_once, watch=bar) as models,
         ):
+            ours = run.config.model_copy(update={"engine": engine})  # run.json: what was asked
             yield cls(run, ours, constitution, templates, models, store)
 
     # --- the stages -----------------------------------------------------------------------------
@@ -168,8 +168,8 @@ class Pipeline:
 
     @property
     def gated(self) -> bool:
-        """Whether training waits for an audit: the config says so, or the run waits already."""
-        return self.config.audit.gate or (self.run.folder / AWAITING).is_file()
+        """Whether training waits for an audit: the config says so, or the run began so."""
+        return self.config.audit.gate
 
     def audit(self, preferred: Path) -> Path:
         """The labels that training reads, once people let it: see `labels`.

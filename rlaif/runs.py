@@ -95,10 +95,12 @@ class Run:
 
         A stage that was finished after `since` is fresh: an earlier attempt at the same made it.
         With `as_it_stood`, a finished stage is reused although a file of the user's from which it
-        was made (prompts, templates) is another by now.
+        was made (prompts, templates) is another by now. A run that once began with the audit's
+        gate keeps it, whatever `config` says: a lead opens it, nobody else.
 
         Raises:
-            RunError: another process has it open, or `fresh` names no stage.
+            RunError: another process has it open, its run.json cannot be read, or `fresh` names no
+                stage.
         """
         folder = root / config.name
         for name in fresh:
@@ -107,7 +109,8 @@ class Run:
                 raise RunError(f"no stage is called {name!r}", remedy=remedy)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            yield cls(folder, config, fresh, since=since, as_it_stood=as_it_stood)
+            kept = _still_gated(config, folder / "run.json")
+            yield cls(folder, kept, fresh, since=since, as_it_stood=as_it_stood)
 
     def stage(self, name: str, section: Section | None, work: Work, **inputs: Path | str) -> Path:
         """The folder of a finished stage: the one that is there, or one made now by `work`.
@@ -205,6 +208,22 @@ class Run:
             remedy=f"--fresh {base(name)} makes it anew, and what follows from it; or give the "
             "run another name",
         )
+
+
+def _still_gated(config: RunConfig, record: Path) -> RunConfig:
+    """The config, with the audit's gate if the record of the run has it."""
+    if config.audit.gate or not record.is_file():
+        return config
+    try:
+        before = json.loads(record.read_text("utf-8"))["config"]
+    except (OSError, ValueError, KeyError) as error:
+        what = f"run.json cannot be read ({error})"
+        remedy = "remove it; the run then goes on with the config that it is given"
+        raise RunError(what, where=str(record), remedy=remedy) from error
+    if not before.get("audit", {}).get("gate"):
+        return config
+    log.info("%s: trains on audited labels alone, as it began", record.parent)
+    return config.gated()
 
 
 def stage_record(folder: Path) -> dict[str, Any]:

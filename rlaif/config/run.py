@@ -257,6 +257,10 @@ class RunConfig(Section):
         """How a model is served in this run."""
         return EngineConfig(**self.engine.model_dump(), model=model, revision=revision)
 
+    def gated(self) -> RunConfig:
+        """The same run, but that training waits for an audit of the labels."""
+        return self.model_copy(update={"audit": self.audit.model_copy(update={"gate": True})})
+
     def resolved(self) -> dict[str, Any]:
         """The whole config as plain JSON values, defaults written out."""
         return self.model_dump(mode="json")

@@ -86,7 +86,7 @@ def test_a_run_that_waits_is_gated_however_it_goes_on(run: Path) -> None:
 
 @pytest.mark.parametrize("by", ["the flow", "the library"])
 def test_who_crosses_the_gate_waits_no_longer(run: Path, by: str) -> None:
-    with opened(run) as pipeline:
+    with opened(run, audit={"gate": True}) as pipeline:
         pipeline.sampled(run / "preferences")
         override(run)
         (run / "awaiting.json").write_text(NOTE, "utf-8")
@@ -96,7 +96,7 @@ def test_who_crosses_the_gate_waits_no_longer(run: Path, by: str) -> None:
 
 def test_other_labels_of_a_run_that_waits_are_gated_too(run: Path) -> None:
     (run / "awaiting.json").write_text(NOTE, "utf-8")  # of labels that are made anew by now
-    with opened(run) as pipeline, pytest.raises(Awaiting):
+    with opened(run, audit={"gate": True}) as pipeline, pytest.raises(Awaiting):
         through(pipeline)
     now = json.loads((run / "awaiting.json").read_text("utf-8"))["labels"]
     assert now == json.loads((run / "preferences" / "stage.json").read_text("utf-8"))["digest"]
@@ -115,8 +115,22 @@ def test_a_gate_that_a_parameter_asks_for_is_on_record(
     given = {"config_file": str(run), "runs": str(run.parent), "until": "report", "shards": 1}
     given |= {"fresh": None, "audit_gate": True}
     assert not asked(given).config.audit.gate
+    ungated = asked(given).config
     flow.carried_out(asked(given), given)
     assert asked(given).config.audit.gate
+    with Pipeline.open(ungated, root=run.parent) as pipeline:  # by its file, which has no gate
+        assert pipeline.gated
+        pipeline.run.record()
+        with pytest.raises(RunError, match="waits for the audit"):
+            pipeline.audit(run / "preferences")
+    assert asked(given).config.audit.gate
+
+
+def test_an_unreadable_record_is_no_way_around_the_gate(run: Path) -> None:
+    ungated = asked({"config_file": str(run), "runs": str(run.parent)}).config
+    (run / "run.json").write_text('{"config": {"aud', "utf-8")
+    with pytest.raises(RunError, match="cannot be read"), Pipeline.open(ungated, root=run.parent):
+        pass
 
 
 # --- the deployments of the audit -----------------------------------------------------------------
