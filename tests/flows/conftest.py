@@ -11,7 +11,7 @@ import pytest
 
 from rlaif.audit import where
 from rlaif.audit.ledger import Ledger
-from tests.flows.serving import Box, box, until
+from tests.flows.serving import CHANGES, Box, box, until
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def waiting(up: Box) -> str:
     id = up.trigger("rlaif/feedback")
     assert up.ended(id)["state_name"] == "Completed", up.flow_run(id)["state"]["message"]
     # Everything up to the gate is there, and what waits is another config all the same.
-    id = up.trigger("rlaif/pipeline", audit_gate=True, changes=["policy.beta=0.07"])
+    id = up.trigger("rlaif/pipeline", audit_gate=True, changes=CHANGES)
     assert up.ended(id)["state_name"] == "AwaitingAudit", up.flow_run(id)["state"]["message"]
     return id
 

@@ -26,6 +26,9 @@ from rlaif.shipped import SEED_MODEL
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "faults" / "engine"
 WAIT_S = 600.0
+CHANGES = ["policy.beta=0.07"]
+"""What is trained in the box after a gate, undisturbed or not, is another config than was labelled.
+"""
 T = TypeVar("T")
 
 CONFIG = """

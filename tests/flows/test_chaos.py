@@ -17,7 +17,7 @@ from rlaif.engine.wire import chat, derived_seed
 from rlaif.records import Call
 from rlaif.runs import STAGES, stage_record
 from tests.faults.engine.vllm.entrypoints.openai.api_server import fingerprint
-from tests.flows.serving import Box
+from tests.flows.serving import CHANGES, Box
 
 pytestmark = pytest.mark.timeout(4 * 3600)
 
@@ -53,6 +53,7 @@ def _disturbed(up: Box, n: int, *, kinds: list[str]) -> list[str]:
     id = up.trigger(
         "rlaif/pipeline",
         name=name,
+        changes=CHANGES,
         constitution=str(up.runs / "small" / "constitution.yaml"),
         env={"RLAIF_STORE": str(store), "STAND_IN_LOG": str(asked)},
     )
