@@ -159,6 +159,13 @@ def test_every_weight_has_moved(whole: Path, model: Path) -> None:
     assert not [name for name in before if before[name].equal(after[name])]
 
 
+def test_a_single_step_learns(given: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    once = CONFIG.model_copy(update={"epochs": 1, "batch_size": 12})
+    assert tiny.fit(fit, tmp_path, once, **given)["steps"] == 1
+    before, after = tiny.weights(model), tiny.weights(tmp_path / "model")
+    assert not [name for name in before if before[name].equal(after[name])]
+
+
 def test_the_curve_has_a_row_for_each_step(whole: Path) -> None:
     rows = [json.loads(line) for line in (whole / "curves.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 10))

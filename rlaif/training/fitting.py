@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -62,9 +63,17 @@ def arguments(kind: type[A], folder: Path, config: TrainerConfig, seed: int, **m
     }
     _check_options(kind, config)
     try:
-        return kind(**(ours | more | config.trl))
+        made = kind(**(ours | more | config.trl))
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error), where="trl", remedy="correct these options") from error
+    made.get_warmup_steps = partial(_warm, made.warmup_steps)
+    return made
+
+
+def _warm(warmup: float, num_training_steps: int) -> int:
+    """Steps of warm-up, rounded down: the first has a rate of 0, and a training of one step would
+    learn nothing."""
+    return int(warmup if warmup >= 1 else warmup * num_training_steps)
 
 
 def _split(config: TrainerConfig) -> tuple[int, int]:
