@@ -12,7 +12,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from rlaif.engine import Counts, Engine, EngineConfig, Model, ScriptedEngine, wire
+from rlaif.engine import Counts, Engine, EngineConfig, Model, Models, ScriptedEngine, wire
 from rlaif.errors import ConfigError, EngineError
 from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered
 from tests.faults import fault_server, stats
@@ -156,6 +156,35 @@ def test_a_thousand_calls_without_an_answer_are_enough_to_know():
 
 def number(call: Call) -> int:
     return int(call.messages[-1].content.split()[-1])
+
+
+def test_as_many_calls_are_asked_at_once_as_the_config_says(monkeypatch):
+    open_now, most = 0, 0
+
+    class Slow(ScriptedEngine):
+        async def ask(self, call: Call, counts: Counts):
+            nonlocal open_now, most
+            open_now += 1
+            most = max(most, open_now)
+            await asyncio.sleep(0.05)
+            open_now -= 1
+            return await super().ask(call, counts)
+
+    engine = Slow(lambda call: "well")
+    monkeypatch.setattr(Models, "engine", lambda self, config: engine)
+    config = EngineConfig(model="stub", base_urls=("http://stub",), max_in_flight=300)
+    with Models(None) as models:
+        assert len(list(models.model(config).answers(text_call(i) for i in range(2000)))) == 2000
+    assert most == 300
+
+
+def test_half_a_character_is_no_text():
+    body = {
+        "choices": [{"message": {"content": "so \ud83d"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+    }
+    with pytest.raises(wire.BadResponse, match="not a chat completion"):
+        wire.decode(json.dumps(body).encode())
 
 
 def test_a_bad_server_is_avoided():

@@ -280,3 +280,18 @@ def test_identity_is_the_content(tiny_model: Path, tmp_path: Path):
     assert identity(EngineConfig(model=str(copy))) != one
     hub = EngineConfig(model="org/name", revision="abc", dtype="bfloat16")
     assert identity(hub) == "org/name@abc:bfloat16"
+
+
+def test_identity_has_the_arguments_that_can_change_an_answer(tmp_path: Path):
+    def known(*args: str, **more: object) -> str:
+        return identity(EngineConfig.model_validate({"model": "m", "vllm_args": args} | more))
+
+    template = tmp_path / "chat.jinja"
+    template.write_text("one")
+    plain, asked = known(), known("--chat-template", str(template))
+    faster = ("--gpu_memory_utilization=0.5", "--tensor-parallel-size", "2", "--enforce-eager")
+    assert known(*faster) == plain == known("--quantization", "fp8", base_urls=("http://a",))
+    assert known(*faster, f"--chat-template={template}") == asked != plain
+    assert known("--quantization", "fp8") not in (plain, asked)
+    template.write_text("another")
+    assert known("--chat-template", str(template)) not in (plain, asked)

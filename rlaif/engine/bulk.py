@@ -28,6 +28,7 @@ from typing import Any, Protocol
 from rlaif.engine.counts import Counts
 from rlaif.records import Answer, Call, Outcome
 
+WIDTH = 128
 _CHUNK = 256
 
 Progress = Callable[[int], object]
@@ -73,12 +74,16 @@ class Bulk:
     store: Store | None = None
     progress: Progress | None = None
     needed: Callable[[], object] = lambda: None  # told before the first call that is really asked
-    width: int = 128  # calls that may be asked at once
-    ahead: int = 2048  # calls that may be under way, or done and not yet handed out
+    width: int = WIDTH  # calls that may be asked at once
     _counts: Counts = field(default_factory=Counts)
     _asked: dict[bytes, _Job] = field(default_factory=dict)
     _queue: asyncio.Queue[_Job] = field(default_factory=asyncio.Queue)
     _workers: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def _ahead(self) -> int:
+        """Calls that may be under way, or done and not yet handed out."""
+        return 8 * self.width + 1024
 
     def answers(
         self, calls: Iterable[Call], close: Callable[[], Coroutine[Any, Any, None]]
@@ -88,7 +93,7 @@ class Bulk:
             pending: deque[Callable[[], list[Outcome]]] = deque()
             for chunk in self._chunks(calls):
                 pending.append(asyncio.run_coroutine_threadsafe(self._finish(chunk), loop).result)
-                while len(pending) * _CHUNK > self.ahead:
+                while len(pending) * _CHUNK > self._ahead:
                     yield from pending.popleft()()
             while pending:
                 yield from pending.popleft()()
@@ -100,7 +105,7 @@ class Bulk:
             try:
                 for chunk in self._chunks(calls):
                     pending.append(asyncio.create_task(self._finish(chunk)))
-                    while len(pending) * _CHUNK > self.ahead:
+                    while len(pending) * _CHUNK > self._ahead:
                         for outcome in await pending.popleft():
                             yield outcome
                 while pending:

@@ -122,7 +122,4 @@ class Engine:
     def _bulk(self, store: Store | None, progress: Progress | None, counts: Counts | None) -> Bulk:
         totals = (self.counts, counts) if counts is not None else (self.counts,)
         width = self.config.max_in_flight
-        ahead = 8 * width + 1024
-        return Bulk(
-            self.ask, lambda: self.identity, totals, store, progress, width=width, ahead=ahead
-        )
+        return Bulk(self.ask, lambda: self.identity, totals, store, progress, width=width)

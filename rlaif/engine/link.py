@@ -156,7 +156,7 @@ class Link:
         server = self._pool.choose()
         url = server.url + path
         server.in_flight += 1
-        left = deadline - time.monotonic()
+        left = max(deadline - time.monotonic(), 1e-3)  # to aiohttp, 0 is no limit
         patience = self._patience if left > self._config.timeout_s else self._within(left)
         try:
             async with self._session.post(

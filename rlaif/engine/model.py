@@ -14,6 +14,14 @@ from rlaif.errors import ConfigError
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _NOTES = (".md", ".txt.lock", ".gitattributes", "recipe.json", "trainer_state.json")
 _IGNORED = (*_PICKLES, *_NOTES)  # what no answer depends on
+_NO_MATTER = {  # of vLLM's arguments: how fast a model answers and where, not what
+    "gpu-memory-utilization", "kv-cache-memory-bytes", "swap-space", "cpu-offload-gb", "block-size",
+    "tensor-parallel-size", "tp", "pipeline-parallel-size", "pp", "data-parallel-size", "dp",
+    "distributed-executor-backend", "max-num-seqs", "max-num-batched-tokens", "max-model-len",
+    "enforce-eager", "enable-prefix-caching", "no-enable-prefix-caching",
+    "enable-chunked-prefill", "no-enable-chunked-prefill", "async-scheduling",
+    "download-dir", "load-format", "disable-log-stats", "enable-log-requests", "uvicorn-log-level",
+}  # fmt: skip
 
 
 def local_folder(model: str) -> Path | None:
@@ -71,10 +79,32 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def identity(config: EngineConfig) -> str:
-    """What the completions store knows the model by: its content, or its name and revision."""
+    """What the completions store knows the model by: its content, or its name and revision; the
+    number format; and, of a server of ours, the arguments that can change an answer."""
     folder = local_folder(config.model)
     name = f"sha256:{folder_digest(folder)}" if folder else _hub_identity(config)
-    return name if config.dtype == "auto" else f"{name}:{config.dtype}"
+    dtype = "" if config.dtype == "auto" else f":{config.dtype}"
+    served = "" if config.base_urls else _served(config.vllm_args)
+    return f"{name}{dtype}{served}"
+
+
+def _served(args: tuple[str, ...]) -> str:
+    """A digest of the arguments that matter, a file among them by its content; "" without any."""
+    told: list[list[str]] = []
+    for arg in args:
+        option, is_, value = arg.partition("=")
+        if arg.startswith("-"):
+            told.append([option.lstrip("-").replace("_", "-"), *([value] if is_ else [])])
+        elif told:
+            told[-1].append(arg)
+    counts = [(name, *map(_content, values)) for name, *values in told if name not in _NO_MATTER]
+    return f"+{hashlib.sha256(repr(counts).encode()).hexdigest()[:16]}" if counts else ""
+
+
+def _content(value: str) -> str:
+    """The digest of a file, or the value as it is."""
+    path = Path(value).expanduser()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else value
 
 
 def _hub_identity(config: EngineConfig) -> str:

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from typing import Self, TypeVar
 
 from rlaif.config.engine import EngineConfig
-from rlaif.engine.bulk import Bulk, Progress, Store
+from rlaif.engine.bulk import WIDTH, Bulk, Progress, Store
 from rlaif.engine.client import Engine
 from rlaif.engine.counts import Counts
 from rlaif.engine.model import check_servable, identity
@@ -55,7 +55,9 @@ class Model:
         store: Store | None = None,
         watch: Watch = _unwatched,
         total: Counts | None = None,
+        width: int = WIDTH,
     ) -> None:
+        self._width = width
         self._start, self._identify = start, identity
         self._store, self._watch = store, watch
         self.counts, self._total = Counts(), total or Counts()
@@ -100,6 +102,7 @@ class Model:
                 store=self._store,
                 progress=progress,
                 needed=needed,
+                width=self._width,
             )
             outcomes = Counts()
             for outcome in bulk.answers(calls, close):
@@ -174,7 +177,8 @@ class Models:
         if not config.base_urls:
             check_servable(config)
         start = partial(self.engine, config)
-        return Model(start, partial(identity, config), self.store, self.watch, self.counts)
+        known_by, width = partial(identity, config), config.max_in_flight
+        return Model(start, known_by, self.store, self.watch, self.counts, width)
 
     def engine(self, config: EngineConfig) -> Engine:
         """The engine of a model, its server started if it is not up."""

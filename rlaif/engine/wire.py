@@ -144,7 +144,9 @@ def _parse(body: bytes) -> _Completion:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         strict = str(error)
     try:  # NaN is no JSON, but Python servers write it: worth telling apart from garbage
-        return msgspec.convert(json.loads(body), _Completion)
+        loads = json.loads(body)
+        json.dumps(loads, ensure_ascii=False).encode()  # half of a character is no text
+        return msgspec.convert(loads, _Completion)
     except (ValueError, msgspec.ValidationError, RecursionError):
         raise BadResponse(Reason.MALFORMED, f"not a chat completion: {strict}") from None
 
