@@ -63,19 +63,24 @@ def _critiques(
         ("revise",) if config.critique.direct else ("critique", "revise")
     )
     for chain in rows(run / "critique" / "chains.jsonl", Chain):
+        asked, again = set[str](), set[str]()  # rounds that change nothing share a call
         for step in chain.steps:
-            asked = [
-                set(_met(law, wordings, chain.prompt, step.round, config.seed))
+            known, now = (
+                list(_met(law, wordings, chain.prompt, step.round, config.seed))
                 for law in (old, new)
-            ]
-            found.of_calls += len(step.calls)
-            found.calls += len(step.calls) if asked[0] != asked[1] else 0
+            )
+            asked.update(step.calls)
+            for n, call in enumerate(step.calls, 1):  # what is asked first comes into the next
+                if known[:n] != now[:n]:
+                    again.add(call)
+        found.of_calls += len(asked)
+        found.calls += len(again)
 
 
 def _met(
     law: Constitution, wordings: tuple[Wording, ...], prompt: Prompt, round: int, seed: int
 ) -> Iterator[str]:
-    """The texts that an item meets in a round."""
+    """The texts that an item meets in a round, in the order of its calls."""
     for principle in choose(
         law, seed=seed, item=prompt.id, round=round, tags=prompt.tags, wording=wordings[0]
     ):

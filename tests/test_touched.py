@@ -44,10 +44,18 @@ def test_an_edit_touches_the_items_that_met_the_principle(run: Path) -> None:
     found = touched(run, law(), reworded("insult", "critique", "prefer"))
     steps = [s for c in rows(run / "critique" / "chains.jsonl", Chain) for s in c.steps]
     verdicts = [v for p in rows(run / "preferences" / "pairs.jsonl", Pair) for v in p.verdicts]
-    assert found.calls == sum(len(s.calls) for s in steps if s.principle == "insult") > 0
+    assert found.calls == len({c for s in steps if s.principle == "insult" for c in s.calls}) > 0
     assert found.labels == sum(v.principle == "insult" for v in verdicts) > 0
-    assert found.of_calls == sum(len(s.calls) for s in steps)
+    assert found.of_calls == len({c for s in steps for c in s.calls})
     assert found.of_labels == len(verdicts)
+
+
+def test_another_revision_wording_touches_no_critique(run: Path) -> None:
+    found = touched(run, law(), reworded("insult", "revise"))
+    steps = [s for c in rows(run / "critique" / "chains.jsonl", Chain) for s in c.steps]
+    revised = {s.calls[1] for s in steps if s.principle == "insult" and len(s.calls) > 1}
+    assert any(s.skipped for s in steps if s.principle == "insult")
+    assert found.calls == len(revised)
 
 
 def test_only_what_the_judge_reads_touches_labels(run: Path) -> None:
