@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from rlaif import training
 from rlaif.config.run import FinetuneConfig, HelpfulConfig
+from rlaif.errors import DataError
 from rlaif.jsonl import numbered, rows
 from rlaif.records import Chain, Message, Step
 from rlaif.training.examples import Encoder, Example, LeftOut, stored
@@ -129,7 +130,7 @@ def lessons(path: Path, config: FinetuneConfig, seed: int) -> Iterator[Lesson]:
         else:
             yield lesson
     for lesson in _rows(helpful.path) if helpful and helpful.path else ():
-        if _rank(lesson, seed) in taken:
+        if lesson.left_out or _rank(lesson, seed) in taken:
             yield lesson
 
 
@@ -139,7 +140,8 @@ def _mixed(path: Path, rounds: Rounds, helpful: HelpfulConfig, seed: int) -> set
     others = sum(bool(helpful.path) or not _optional(lesson) for lesson in every)
     wanted = round(others * helpful.share / (1 - helpful.share))
     among = _rows(helpful.path) if helpful.path else filter(_optional, _revisions(path, rounds))
-    return set(heapq.nsmallest(wanted, (_rank(lesson, seed) for lesson in among)))
+    ranks = (_rank(lesson, seed) for lesson in among if not lesson.left_out)
+    return set(heapq.nsmallest(wanted, ranks))
 
 
 def _optional(lesson: Lesson) -> bool:
@@ -153,7 +155,11 @@ def _rank(lesson: Lesson, seed: int) -> bytes:
 def _rows(file: Path) -> Iterator[Lesson]:
     for number, row in numbered(file, HelpfulRow):
         asked = (Message("user", row.prompt),) if isinstance(row.prompt, str) else row.prompt
-        yield Lesson(f"{number}", asked, row.response, kind="helpful")
+        if not asked or asked[-1].role != "user":
+            what, remedy = "the prompt does not end with the user's turn", "correct this line"
+            raise DataError(what, where=f"{file}:{number}", remedy=remedy)
+        empty = "" if row.response.strip() else "empty"
+        yield Lesson(f"{number}", asked, row.response, kind="helpful", left_out=empty)
 
 
 def _revisions(path: Path, rounds: Rounds) -> Iterator[Lesson]:

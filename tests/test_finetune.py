@@ -106,8 +106,19 @@ def test_helpful_answers_come_from_a_file(tmp_path: Path) -> None:
     assert Counter(a.split()[0] for a in answers) == {"one": 12, "fine": 40, "help": 13}
 
 
-def test_a_wrong_row_of_the_helpful_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "helpful.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": 3}\n')
+def test_an_empty_helpful_answer_teaches_nothing_and_is_counted(tmp_path: Path) -> None:
+    with writing(tmp_path / "helpful.jsonl") as write:
+        for i in range(30):
+            write({"prompt": f"q{i}", "response": " " if i % 3 else f"help {i}"})
+    helpful = {"share": 0.2, "path": str(tmp_path / "helpful.jsonl")}
+    answers, left_out = learned(tmp_path, *FAULTLESS, *MENDED, helpful=helpful)
+    assert Counter(a.split()[0] for a in answers) == {"one": 12, "fine": 40, "help": 10}
+    assert left_out == {"empty": 20}
+
+
+@pytest.mark.parametrize("row", ['{"prompt": 3}', '{"prompt": [], "response": "b"}'])
+def test_a_wrong_row_of_the_helpful_file_is_named(tmp_path: Path, row: str) -> None:
+    (tmp_path / "helpful.jsonl").write_text(f'{{"prompt": "a", "response": "b"}}\n{row}\n')
     with pytest.raises(DataError, match=r"helpful\.jsonl:2"):
         learned(tmp_path, REVISED, helpful={"path": str(tmp_path / "helpful.jsonl")})
 
