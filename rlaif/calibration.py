@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from rlaif.intervals import Share
+from rlaif.intervals import Estimate, Hits, Share
 
 BINS = 10
 
@@ -21,9 +21,13 @@ class Calibration:
     def __init__(self, bins: int = BINS) -> None:
         self._bins = [[0, 0.0, 0.0] for _ in range(bins)]  # n, hits, sum of confidences
         self._squares = 0.0
+        self._hits = Hits()
 
-    def add(self, p: float, truth: bool) -> None:
-        """One probability that a is preferred, and whether it is; a p of 0.5 is half a hit."""
+    def add(self, p: float, truth: bool, prompt: str | None = None) -> None:
+        """One probability that a is preferred, and whether it is; a p of 0.5 is half a hit.
+
+        The `prompt`, which labels of one prompt share, is for the interval of the accuracy.
+        """
         confidence = max(p, 1 - p)
         hit = 0.5 if p == 0.5 else float((p > 0.5) == truth)
         last = len(self._bins) - 1
@@ -32,15 +36,16 @@ class Calibration:
         cell[1] += hit
         cell[2] += confidence
         self._squares += (p - truth) ** 2
+        self._hits.add(hit, prompt)
 
     @property
     def n(self) -> int:
         return int(sum(cell[0] for cell in self._bins))
 
     @property
-    def accuracy(self) -> Share:
+    def accuracy(self) -> Estimate:
         """Share whose likelier side is the true one."""
-        return Share(round(sum(cell[1] for cell in self._bins)), self.n)
+        return self._hits.estimate
 
     @property
     def brier(self) -> float | None:

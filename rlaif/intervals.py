@@ -90,6 +90,34 @@ class Clusters:
         return out
 
 
+class Hits:
+    """Hits among labels, by prompt; the labels of one prompt come one after another."""
+
+    def __init__(self) -> None:
+        self._sums = Clusters(2)
+        self._prompt: str | None = None
+        self._hits = self._n = 0.0
+
+    def add(self, hit: float, prompt: str | None = None) -> None:
+        """One label; without a prompt it is a draw of its own."""
+        if prompt is None or prompt != self._prompt:
+            self._close()
+        self._prompt = prompt
+        self._hits += hit
+        self._n += 1
+
+    @property
+    def estimate(self) -> Estimate:
+        """The share of hits: see `share`."""
+        self._close()
+        return share(self._sums)
+
+    def _close(self) -> None:
+        if self._n:
+            self._sums.add(self._hits, self._n)
+        self._prompt, self._hits, self._n = None, 0.0, 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A figure with its 95% interval; where `value` is None, `why` says what is missing."""

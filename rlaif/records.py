@@ -102,6 +102,18 @@ class Prompt:
     messages: tuple[Message, ...]
     tags: tuple[str, ...] = ()
 
+    @property
+    def opening(self) -> str:
+        """The first user turn, whatever its case and spacing; prompts that share it are so alike
+        that every split keeps them together."""
+        return opening(self.messages)
+
+
+def opening(messages: tuple[Message, ...]) -> str:
+    """`Prompt.opening` of the messages of a prompt."""
+    first = next(message.content for message in messages if message.role == "user")
+    return " ".join(first.casefold().split())
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -115,6 +115,12 @@ class Templates:
         """SHA-256 of a template's source and of all that it includes."""
         return self._template(name).digest
 
+    def copy(self, name: str, into: Path) -> None:
+        """Write a template and all that it includes into another folder."""
+        for file, source in self._template(name).sources.items():
+            (into / file).parent.mkdir(parents=True, exist_ok=True)
+            (into / file).write_text(source, "utf-8")
+
     def _template(self, name: str) -> _Template:
         if name not in self._compiled:
             self._compiled[name] = self._compile(name)
@@ -153,7 +159,7 @@ class Templates:
             template=template,
             path=path,
             variables=frozenset().union(*undeclared) - set(self._env.globals),
-            digest=hashlib.sha256("\0".join(s for s, _ in parsed.values()).encode()).hexdigest(),
+            sources={file: source for file, (source, _) in parsed.items()},
         )
 
     def _closure(self, file: str, tree: nodes.Template) -> dict[str, tuple[str, nodes.Template]]:
@@ -193,7 +199,11 @@ class _Template:
     template: jinja2.Template = field(repr=False)
     path: Path
     variables: frozenset[str]
-    digest: str
+    sources: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\0".join(self.sources.values()).encode()).hexdigest()
 
     def render(self, variables: Mapping[str, object]) -> list[Message]:
         context = self.template.new_context(dict(variables))

@@ -290,7 +290,7 @@ def _rewarded(config: RunConfig, pair: Pair) -> str:
         return "not used: the reward model is switched off"
     if pair.target is None:
         return f"not used: unlabelled ({pair.unlabelled})"
-    held = share(pair.prompt.id, "heldout", config.seed) < config.reward.heldout
+    held = share(pair.prompt.opening, "heldout", config.seed) < config.reward.heldout
     return "measured with: its prompt is held out" if held else "trained on, unless too long"
 
 

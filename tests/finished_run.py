@@ -16,6 +16,7 @@ from rlaif.config import RunConfig
 from rlaif.constitution import Constitution, load, to_yaml
 from rlaif.engine import Model
 from rlaif.engine.scripted import Reply, ScriptedEngine
+from rlaif.intervals import Share
 from rlaif.jsonl import writing
 from rlaif.records import Call
 from rlaif.runs import Run
@@ -212,5 +213,10 @@ def _trained(into: Path, loss: float) -> dict[str, Any]:
 def _rewarded(into: Path) -> dict[str, Any]:
     cells = ((0.53, 0.51, 16), (0.66, 0.72, 15), (0.81, 0.84, 15))
     reliability = [{"predicted": p, "target": t, "n": n} for p, t, n in cells]
-    figures = {"heldout": 46, "accuracy": 33 / 46, "ece": 0.06, "reliability": reliability}
+    figures = {
+        "heldout": 46,
+        "accuracy": Share(33, 46).json(),
+        "ece": 0.06,
+        "reliability": reliability,
+    }
     return _trained(into, 0.7) | figures

@@ -133,7 +133,7 @@ def test_calibration_by_hand() -> None:
     found = Calibration()
     for p, truth in ((0.9, True), (0.9, False), (0.1, False), (0.62, True)):
         found.add(p, truth)
-    assert found.accuracy == Share(3, 4)
+    assert (found.accuracy.value, found.accuracy.n) == (3 / 4, 4)
     assert found.ece == pytest.approx((abs(2 - 2.7) + abs(1 - 0.62)) / 4)
     assert found.brier == pytest.approx((0.01 + 0.81 + 0.01 + 0.38**2) / 4)
     assert [cell["accuracy"]["n"] for cell in found.curve] == [1, 3]
@@ -389,13 +389,25 @@ def test_label_quality_by_hand(tmp_path: Path) -> None:
         ),
         sandbox,
     )
-    assert found["accuracy"] == Share(2, 3).json()
-    assert found["one_order"] == Share(3, 6).json()
+    assert (found["accuracy"]["value"], found["accuracy"]["n"]) == (0.66667, 3)
+    assert (found["one_order"]["value"], found["one_order"]["n"]) == (0.5, 6)
     assert found["ties"] == 1
     assert found["unlabelled"] == Share(1, 5).json()
     assert found["reasons"] == {"too_long": 1}
     assert found["ece"] == pytest.approx((0.2 + 0.4 + 0.9) / 3, abs=1e-3)
-    assert found["pairs"]["accuracy"] == Share(2, 4).json()
+    assert (found["pairs"]["accuracy"]["value"], found["pairs"]["accuracy"]["n"]) == (0.5, 4)
+
+
+def test_labels_of_one_prompt_are_no_independent_draws() -> None:
+    """Each prompt six times: the interval is that of the prompts."""
+    once, often = Calibration(), Calibration()
+    for i in range(200):
+        once.add(0.9, i % 5 > 0, f"{i}")
+        for _ in range(6):
+            often.add(0.9, i % 5 > 0, f"{i}")
+    one, other = once.accuracy, often.accuracy
+    assert (one.n, other.n) == (200, 1200)
+    assert (other.low, other.high) == pytest.approx((one.low, one.high))
 
 
 def test_pointwise_labels_have_no_order(tmp_path: Path) -> None:

@@ -318,6 +318,7 @@ SHARE = Share(90, 100).json()
         ({"labels__unlabelled": Share(5, 50).json()}, "have no label"),
         ({"reward__ece": 0.2}, "reward model is not calibrated"),
         ({"reward__accuracy": Share(6, 10).json()}, "no better than a coin"),
+        ({"reward__accuracy": Share(0, 12).json()}, "no better than a coin"),
         ({"calls__unanswered": {"too_long": 3}}, "3 calls had no answer (3 too_long)"),
         ({"cut": {"critique": {"revise": SHARE}}}, "90.0% of the revisions were cut at max_tokens"),
         ({"cut": {"preferences-2": {"sampling": SHARE}}}, "dropped (preferences-2)"),

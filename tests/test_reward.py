@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 
 from rlaif.config.run import RewardConfig
 from rlaif.errors import DataError
-from rlaif.jsonl import rows
-from rlaif.records import Message, Pair
+from rlaif.intervals import Share
+from rlaif.jsonl import rows, writing
+from rlaif.records import Message, Pair, Prompt
 from rlaif.reward import RewardModel, scores
 from rlaif.reward.quality import Judged, figures, reliability, temperature
 from tests import tiny_training as tiny
@@ -21,16 +24,19 @@ from tests import tiny_training as tiny
 # --- figures --------------------------------------------------------------------------------------
 
 
+PROMPTS = itertools.count()
+
+
 def judged(target: float, margin: float, longer: int = 0, *, fits: bool = False) -> Judged:
-    return Judged("", target, margin, longer, fits)
+    return Judged("", str(next(PROMPTS)), target, margin, longer, fits)
 
 
 def test_figures_are_those_worked_by_hand() -> None:
     found = figures([judged(0.9, math.log(3), 2), judged(0.2, math.log(4), -1), judged(0.5, -1.0)])
-    assert found["accuracy"] == 0.5
+    assert (found["accuracy"]["value"], found["accuracy"]["n"]) == (0.5, 2)
     nearly_even = [judged(0.51, -1.0), judged(0.7, 1.0), judged(0.3, 1.0)]
     assert [figures(nearly_even)[k] for k in ("clear", "clear_accuracy")] == [2, 0.5]
-    assert figures(nearly_even)["accuracy"] == pytest.approx(1 / 3)
+    assert figures(nearly_even)["accuracy"]["value"] == pytest.approx(1 / 3, abs=1e-5)
     assert found["margin"] == pytest.approx((math.log(3) - math.log(4)) / 2)
     brier = ((0.75 - 0.9) ** 2 + (0.8 - 0.2) ** 2 + (1 / (1 + math.e) - 0.5) ** 2) / 3
     assert found["brier"] == pytest.approx(brier)
@@ -72,7 +78,19 @@ def test_the_temperature_is_found_again() -> None:
 def test_what_cannot_be_had_is_none() -> None:
     for pairs in ([], [judged(0.5, 0.0)]):
         found = figures(pairs)
-        assert found["accuracy"] is found["temperature"] is found["calibrated"] is None
+        assert found["accuracy"]["value"] is found["temperature"] is found["calibrated"] is None
+
+
+def test_the_accuracy_is_of_decided_pairs_and_its_interval_of_prompts() -> None:
+    decided = [judged(0.9, 1.0 if i < 13 else -1.0) for i in range(20)]
+    found = figures([*decided, *(judged(0.5, 1.0) for _ in range(380))])["accuracy"]
+    low, high = Share(13, 20).interval or (0, 0)
+    assert found["n"] == 20
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.02)
+    alike = [Judged("", str(i), 0.9, 1.0 if i < 13 else -1.0, 0, False) for i in range(20)] * 6
+    six = figures(alike)["accuracy"]
+    assert six["n"] == 120
+    assert six["high"] - six["low"] == pytest.approx(high - low, abs=0.02)
 
 
 # --- the trainer ----------------------------------------------------------------------------------
@@ -198,7 +216,7 @@ def made(
 def test_it_learns_what_the_labels_say(made: tuple[Path, dict[str, Any]]) -> None:
     _, metrics = made
     assert metrics["examples"] + metrics["heldout"] == 96
-    assert metrics["accuracy"] > 0.8
+    assert metrics["accuracy"]["value"] > 0.8
     assert metrics["margin"] > 0
     assert metrics["log_loss"] < math.log(2)
     assert {"ece", "brier", "calibrated", "reliability", "length_correlation"} <= metrics.keys()
@@ -219,6 +237,39 @@ def test_scores_are_those_it_was_measured_with(
     assert [row["margin"] for row in heldout] == pytest.approx(margins, abs=1e-5)
 
 
+def test_prompts_are_scored_as_they_were_asked_in_training(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    from rlaif.reward.trainer import fit
+
+    (tmp_path / "prompts").mkdir()
+    asks = '{% block user %}{% include "before.j2" %} {{ request }}{% endblock %}'
+    (tmp_path / "prompts" / "draft.j2").write_text(asks)
+    (tmp_path / "prompts" / "before.j2").write_text("answer this:")
+    given = {"pairs": pairs, "model": model, "templates": str(tmp_path / "prompts")}
+    tiny.fit(fit, tmp_path / "reward", CONFIG, **given)
+    shutil.rmtree(tmp_path / "prompts")
+    test_scores_are_those_it_was_measured_with((tmp_path / "reward", {}), pairs)
+
+
+def test_a_head_is_single_precision_whatever_the_rest_is(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+    import torch
+
+    from rlaif.config.section import LoraConfig
+    from rlaif.training import models
+
+    monkeypatch.setattr(models, "on_gpu_with_bf16", lambda: True)
+    loaded = models.load_model(model, reward=True, frozen=True)
+    wanted = models.adapters(LoraConfig(), reward=True)
+    assert wanted
+    trained = peft.get_peft_model(loaded, wanted)
+    assert next(loaded.base_model.parameters()).dtype == torch.bfloat16
+    assert {p.dtype for p in trained.parameters() if p.requires_grad} == {torch.float32}
+
+
 def test_no_prompt_is_both_learned_and_held_out(
     made: tuple[Path, dict[str, Any]], pairs: Path
 ) -> None:
@@ -226,7 +277,24 @@ def test_no_prompt_is_both_learned_and_held_out(
 
     held_out = {json.loads(r)["id"] for r in (made[0] / "heldout.jsonl").read_text().splitlines()}
     for pair in rows(pairs / "pairs.jsonl", Pair):
-        assert (pair.id in held_out) == (share(pair.prompt.id, "heldout", 0) < CONFIG.heldout)
+        assert (pair.id in held_out) == (share(pair.prompt.opening, "heldout", 0) < CONFIG.heldout)
+
+
+def test_prompts_that_open_alike_are_on_one_side(model: Path, tmp_path: Path) -> None:
+    from rlaif.reward.trainer import _examples
+    from rlaif.training.examples import Encoder
+
+    with writing(tmp_path / "pairs.jsonl") as write:
+        for i in range(60):
+            cut = (Message("user", tiny.text(i // 2)), Message("assistant", "so"))
+            asked = Prompt(f"p{i}", (*cut, Message("user", "and"))[: 1 + 2 * (i % 2)])
+            write(Pair(f"pair{i}", asked, "boat", "elm", 0.9))
+    encode = Encoder(model, 64)
+    sides = [_examples(tmp_path, encode, 0.3, 0, heldout) for heldout in (True, False)]
+    held, learned = ({row["opening"] for row in side if isinstance(row, dict)} for side in sides)
+    assert held
+    assert learned
+    assert not held & learned
 
 
 def test_a_text_that_does_not_fit_has_no_reward(made: tuple[Path, dict[str, Any]]) -> None:

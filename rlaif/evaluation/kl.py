@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +87,13 @@ def measure(folder: Path) -> None:
     for name, where in trained.items():
         model = Weights(where, job["templates"])
         by_answer, by_token = Clusters(2), Clusters(2)
-        for messages, text in rows(folder / f"{name}.jsonl", tuple[tuple[Message, ...], str]):
-            if counted := kl(model, reference, messages, text):
-                by_answer.add(counted[0], 1)
-                by_token.add(*counted)
+        drawn = rows(folder / f"{name}.jsonl", tuple[tuple[Message, ...], str])
+        for messages, alike in groupby(drawn, key=itemgetter(0)):  # answers to one prompt
+            counted = [c for _, text in alike if (c := kl(model, reference, messages, text))]
+            if counted:
+                nats, tokens = map(sum, zip(*counted, strict=True))
+                by_answer.add(nats, len(counted))
+                by_token.add(nats, tokens)
         found[name] = {"answer": mean(by_answer).json(), "token": mean(by_token).json()}
     (folder / "kl.json").write_text(json.dumps(found), "utf-8")
 

@@ -27,7 +27,7 @@ class _Labels:
 
     def __init__(self) -> None:
         self.verdicts, self.pairs = Calibration(), Calibration()
-        self.orders = Calibration(), Calibration()
+        self.orders, self.one_order = (Calibration(), Calibration()), Calibration()
         self.by_principle: dict[str, Calibration] = defaultdict(Calibration)
         self.halves: tuple[list[tuple[float, bool]], ...] = ([], [])
         self.unlabelled: Counter[str] = Counter()
@@ -46,7 +46,7 @@ class _Labels:
         if a and b and pair.target is not None:
             worse = len(a["violations"]) - len(b["violations"])
             if worse:
-                self.pairs.add(pair.target, worse < 0)
+                self.pairs.add(pair.target, worse < 0, pair.prompt.id)
 
     def _add_verdict(
         self, pair: Pair, verdict: Verdict, a_guilty: bool, b_guilty: bool, pairwise: bool
@@ -55,25 +55,24 @@ class _Labels:
             self.ties += 1
             return
         p, truth = verdict.target or 0.0, b_guilty
-        self.verdicts.add(p, truth)
-        self.by_principle[verdict.principle].add(p, truth)
-        half = self.halves[_half(pair.prompt.id)]
+        self.verdicts.add(p, truth, pair.prompt.id)
+        self.by_principle[verdict.principle].add(p, truth, pair.prompt.id)
+        half = self.halves[_half(pair.prompt.opening)]
         if len(half) < FITTED:
             half.append((p, truth))
         if pairwise and len(verdict.orders) == 2:
             for order, alone in zip(self.orders, verdict.orders, strict=True):
-                order.add(alone, truth)
+                order.add(alone, truth, pair.prompt.id)
+                self.one_order.add(alone, truth, pair.prompt.id)
 
     def json(self, method: str) -> dict[str, Any]:
         nowhere = undefined(f"{method} labels have no order").json()
-        first, second = (order.accuracy for order in self.orders)
-        one = Share(first.hits + second.hits, first.n + second.n).json()
         pairwise = method == "pairwise"
         return {
             "method": method,
             "accuracy": self.verdicts.accuracy.json(),
-            "one_order": one if pairwise else nowhere,
-            "orders": [first.json(), second.json()] if pairwise else [],
+            "one_order": self.one_order.accuracy.json() if pairwise else nowhere,
+            "orders": [order.accuracy.json() for order in self.orders] if pairwise else [],
             "ece": _rounded(self.verdicts.ece),
             "brier": _rounded(self.verdicts.brier),
             "curve": self.verdicts.curve,
@@ -122,8 +121,8 @@ def label_quality(pairs: Path, truth: Reader) -> dict[str, Any]:
     return labels.json(method)
 
 
-def _half(id: str) -> int:
-    return blake2b(id.encode(), digest_size=1).digest()[0] & 1
+def _half(opening: str) -> int:
+    return blake2b(opening.encode(), digest_size=1).digest()[0] & 1
 
 
 def _rounded(value: float | None) -> float | None:

@@ -25,7 +25,7 @@ from rlaif.jsonl import writing
 from rlaif.prompts import sources
 from rlaif.prompts.census import Census, Read
 from rlaif.prompts.reading import Item, Unfit, Why, item
-from rlaif.records import Message, Prompt
+from rlaif.records import Message, Prompt, opening
 
 __all__ = ["Census", "Kept", "Rejected", "prompts", "screened"]
 
@@ -112,9 +112,8 @@ def _canonical(messages: tuple[Message, ...]) -> bytes:
 
 
 def _lot(messages: tuple[Message, ...], seed: int) -> float:
-    """A number in [0, 1) from the seed and the first user turn, whatever its case and spacing."""
-    first = next(message.content for message in messages if message.role == "user")
-    key = json.dumps(["split", seed, " ".join(first.casefold().split())])
+    """A number in [0, 1) from the seed and how the prompt opens."""
+    key = json.dumps(["split", seed, opening(messages)])
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64
 
 

@@ -159,16 +159,12 @@ def _reward(run: Finished) -> dict[str, Any]:
         off = not _at(run.config, "reward", "enabled", default=True)
         why = "the reward model is switched off" if off else "the reward model is not finished"
         return {"accuracy": undefined(why).json(), "ece": None}
-    accuracy, n = found.get("accuracy"), found.get("heldout", 0)
-    if isinstance(accuracy, (int, float)) and n:
-        accuracy = Share(round(accuracy * n), n).json()
     curve = [
         {"confidence": cell["predicted"], "accuracy": {"value": cell["target"], "n": cell["n"]}}
         for cell in found.get("reliability", ())
     ]
     kept = {key: value for key, value in found.items() if key not in ("calls", "reliability")}
-    measured = accuracy or undefined("not measured").json()
-    return {"ece": None} | kept | {"accuracy": measured, "curve": curve}
+    return {"accuracy": undefined("not measured").json(), "ece": None} | kept | {"curve": curve}
 
 
 def _unanswered(run: Finished) -> dict[str, dict[str, int]]:

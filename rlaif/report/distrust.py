@@ -242,8 +242,8 @@ def _reward(reward: Mapping[str, Any]) -> Iterator[Doubt]:
             f"The reward model is not calibrated: the error is {reward['ece']:.3f}.",
             "Its differences are no probabilities of preference.",
         )
-    accuracy = reward.get("accuracy")
-    if isinstance(accuracy, dict) and (accuracy.get("low") or 1) <= 0.5:
+    accuracy = reward.get("accuracy") or {}
+    if (low := accuracy.get("low")) is not None and low <= 0.5:
         yield Doubt(
             "The reward model may be no better than a coin.",
             f"It agrees with {_percent(accuracy)} of the labels of held-out prompts.",

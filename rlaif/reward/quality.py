@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif.calibration import sigmoid
+from rlaif.intervals import Estimate, Hits
 
 BINS = 10
 CLEAR = 0.1  # a label so far from 0.5 is no tie that noise has broken
@@ -18,10 +19,12 @@ CLEAR = 0.1  # a label so far from 0.5 is no tie that noise has broken
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A held-out pair: the label P(a is preferred), the rewards' difference r(a) - r(b), and by how
-    many tokens a is longer. `fits` says in which half it is: temperature, or its test."""
+    """A held-out pair: how its prompt opens, the label P(a is preferred), the rewards' difference
+    r(a) - r(b), and by how many tokens a is longer. `fits` says in which half it is: temperature,
+    or its test."""
 
     id: str
+    opening: str
     target: float
     margin: float
     longer: int
@@ -31,8 +34,8 @@ class Judged:
 def figures(pairs: Sequence[Judged]) -> dict[str, Any]:
     """Agreement with the labels, as `heldout`; what cannot be had of so few pairs is None.
 
-    `accuracy`: the likelier answer has the higher reward, over the pairs whose label is not 0.5;
-    `clear_accuracy`: over the `clear` ones, whose label is at least 0.1 away from it.
+    `accuracy`, with its interval: the likelier answer has the higher reward, over the pairs whose
+    label is not 0.5; `clear_accuracy`: over the `clear` ones, at least 0.1 away from it.
     `brier`, `log_loss`, `ece` and `reliability`: of sigmoid(margin) against the label itself, which
     is a probability, in bins of the confidence in [0.5, 1]. `margin`: mean reward of the likelier
     over the unlikelier answer. `length_correlation`: of margin and length, uncentred, and of the
@@ -46,7 +49,7 @@ def figures(pairs: Sequence[Judged]) -> dict[str, Any]:
     others = [p for p in pairs if not p.fits]
     return {
         "heldout": len(pairs),
-        "accuracy": _mean(decided, lambda p: float(_right(p))),
+        "accuracy": _accuracy(decided).json(),
         "clear": len(clear),
         "clear_accuracy": _mean(clear, lambda p: float(_right(p))),
         **_agreement(pairs, 1.0),
@@ -106,6 +109,13 @@ def _agreement(pairs: Sequence[Judged], temperature: float) -> dict[str, float |
         "log_loss": _mean(pairs, loss),
         "ece": off / len(pairs) if pairs else None,
     }
+
+
+def _accuracy(pairs: Sequence[Judged]) -> Estimate:
+    hits = Hits()
+    for pair in sorted(pairs, key=lambda p: p.opening):
+        hits.add(_right(pair), pair.opening)
+    return hits.estimate
 
 
 def _right(pair: Judged) -> bool:

@@ -10,12 +10,14 @@ from typing import Any
 from rlaif.records import Message
 
 Ids = list[int]
+PROMPTS = "prompts"  # beside the weights: how prompts were asked in training
 _WINDOW = 32  # batches that are sorted by length together, so that little is padded
 
 
 class RewardModel:
     """A reward model in memory, on the GPU if there is one, there in bfloat16 if it has that; the
-    head is float32 at all times.
+    head is float32 at all times. It reads prompts as it learned to: by the `draft.j2` that is kept
+    in its folder, if there is one.
 
     Raises:
         ConfigError: the folder holds no such model.
@@ -33,7 +35,9 @@ class RewardModel:
         dtype = torch.bfloat16 if models.on_gpu_with_bf16() else torch.float32
         self._backbone = model.base_model.to(device, dtype)
         self._pad = model.config.get_text_config().pad_token_id
-        self._encode = Encoder(folder, models.context_length(model))
+        asked = folder / PROMPTS
+        templates = asked if asked.is_dir() else None
+        self._encode = Encoder(folder, models.context_length(model), templates)
         self._batch = batch
 
     def scores(self, rows: Iterable[tuple[Sequence[Message], str]]) -> Iterator[float | None]:

@@ -17,8 +17,10 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from rlaif import losses, training
 from rlaif.config.run import RewardConfig
 from rlaif.jsonl import writing
+from rlaif.records import Pair
 from rlaif.reward.quality import Judged, figures
-from rlaif.reward.scoring import RewardModel
+from rlaif.reward.scoring import PROMPTS, RewardModel
+from rlaif.templates import Templates
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, Example, LeftOut, stored
 from rlaif.training.pairs import encoded, share
@@ -80,6 +82,8 @@ def fit(into: Path) -> None:
     models.save(trainer, start, into / "model", lora=config.lora, reward=True)
     if not trainer.is_world_process_zero():
         return
+    if templates := asked.get("templates"):
+        Templates(templates).copy("draft", into / "model" / PROMPTS)
     del trainer
     metrics = {
         "examples": len(dataset),
@@ -96,10 +100,10 @@ def fit(into: Path) -> None:
 def _examples(
     pairs: Path, encode: Encoder, size: float, seed: int, heldout: bool
 ) -> Iterator[Example | LeftOut]:
-    def use(prompt: str) -> bool:
-        return (share(prompt, "heldout", seed) < size) == heldout
+    def use(pair: Pair) -> bool:
+        return (share(pair.prompt.opening, "heldout", seed) < size) == heldout
 
-    for row in encoded(pairs, encode, lambda pair: use(pair.prompt.id)):
+    for row in encoded(pairs, encode, use):
         if not isinstance(row, LeftOut):
             prompt, longer = row["prompt_ids"], len(row["chosen_ids"]) - len(row["rejected_ids"])
             sides = {side: prompt + row[side] for side in SIDES}
@@ -126,5 +130,5 @@ def _judged(row: dict[str, Any], margin: float, seed: int) -> Judged:
     """The pair as it was, a before b."""
     sign = -1 if row["turned"] else 1
     target = 1 - row["target"] if row["turned"] else row["target"]
-    fits = share(row["prompt"], "temperature", seed) < 0.5
-    return Judged(row["id"], target, sign * margin, sign * row["longer"], fits)
+    fits = share(row["opening"], "temperature", seed) < 0.5
+    return Judged(row["id"], row["opening"], target, sign * margin, sign * row["longer"], fits)

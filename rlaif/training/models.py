@@ -85,7 +85,7 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
     """The folder's model in float32, whatever its own format: small steps would be lost otherwise.
 
     With `reward` it has one output, which is 0 where the folder holds a language model. A `frozen`
-    model, which only adapters train, is in bfloat16 where the GPU has it.
+    model, which only adapters train, is in bfloat16 where the GPU has it, but for that output.
 
     Raises:
         ConfigError: it cannot be read, or some of its weights are missing.
@@ -97,8 +97,9 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
     options = {"num_labels": 1} if reward else {}
     dtype = torch.bfloat16 if frozen and on_gpu_with_bf16() else torch.float32
     model, missing = _loaded(auto, folder, dtype, **options)
-    if HEAD in missing:
-        model.get_parameter(HEAD).data.zero_()
+    if reward:
+        head = model.get_parameter(HEAD)
+        head.data = head.data.float() * (HEAD not in missing)
     if missing := sorted(missing - ({HEAD} if reward else set())):
         remedy = "save the model again with save_pretrained()"
         what = f"{len(missing)} weights are missing, such as {missing[0]}"

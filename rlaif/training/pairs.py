@@ -20,7 +20,8 @@ def encoded(
     """The pairs of the preferences stage as token ids, those that `use` takes.
 
     `chosen_ids` and `rejected_ids` follow `prompt_ids`; `target`, at least 0.5, is the probability
-    that the first is preferred; `turned` says that it is the pair's b. `id` and `prompt` name both.
+    that the first is preferred; `turned` says that it is the pair's b; `id` is the pair's, and
+    `opening` its prompt's.
     """
     for pair in rows(path / PAIRS, Pair):
         if use(pair):
@@ -30,9 +31,9 @@ def encoded(
                 yield why
 
 
-def share(prompt: str, purpose: str, seed: int) -> float:
-    """A number in [0, 1) for each prompt, the same wherever it is asked for."""
-    digest = hashlib.sha256(f"{seed}/{purpose}/{prompt}".encode()).digest()
+def share(opening: str, purpose: str, seed: int) -> float:
+    """A number in [0, 1) for each `Prompt.opening`, the same wherever it is asked for."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{opening}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
@@ -47,7 +48,7 @@ def _example(pair: Pair, encode: Encoder) -> dict[str, Any]:
         raise LeftOut("refused_by_chat_template")
     return {
         "id": pair.id,
-        "prompt": pair.prompt.id,
+        "opening": pair.prompt.opening,
         "prompt_ids": prompt,
         "chosen_ids": chosen,
         "rejected_ids": rejected,

@@ -204,15 +204,19 @@ def _model(folder: Path, *, own: bool) -> Source:
     def by_tokens(
         prompts: Sequence[Prompt], answers: Sequence[str], ids: Sequence[list[int]]
     ) -> list[float | str]:
-        return [value if math.isfinite(value) else "not_a_number" for value in model.of_ids(ids)]
+        return [_finite(value) for value in model.of_ids(ids)]
 
     def by_text(
         prompts: Sequence[Prompt], answers: Sequence[str], ids: Sequence[list[int]]
     ) -> list[float | str]:
         rows = zip((prompt.messages for prompt in prompts), answers, strict=True)
-        return ["not_readable" if value is None else value for value in model.scores(rows)]
+        return ["not_readable" if value is None else _finite(value) for value in model.scores(rows)]
 
     return by_tokens if own else by_text
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else "not_a_number"
 
 
 def _mean(values: Sequence[float]) -> float:
