@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -10,9 +11,11 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from rlaif import shipped
@@ -204,14 +207,115 @@ def test_the_critic_begins_as_the_reward_model_and_without_one_at_zero(
     assert not load_critic(None, Path(given["model"]), None)(3, **inputs).any()
 
 
-def test_an_answer_without_a_reward_teaches_nothing(
+def test_the_critic_speaks_in_the_units_of_the_rewards(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """Which are standard deviations, whatever the reward model's own are."""
+    from safetensors.torch import load_file, save_file
+
+    from rlaif.training.models import HEAD
+
+    loud = shutil.copytree(given["critic"], tmp_path / "loud")
+    weights = load_file(loud / "model.safetensors")
+    save_file(weights | {HEAD: weights[HEAD] * 10}, loud / "model.safetensors", {"format": "pt"})
+    given_loud = given | {"critic": str(loud), "reward_models": {"reward": str(loud)}}
+    first = []
+    for name, asked in (("quiet", given), ("loud", given_loud)):
+        with session(tmp_path / name, asked) as made:
+            row = made._ppo.step()
+            seen = made._rewards.metrics()["sources"]["reward"]
+            units = (1 / seen["std"], -seen["mean"] / seen["std"])
+            assert made._critic.bare.units == pytest.approx(units)
+            assert made._state()["units"] == made._critic.bare.units
+            first.append((row["explained_variance"], row["value_loss"]))
+    assert first[0] == pytest.approx(first[1], rel=1e-3)
+
+
+def test_a_critic_of_other_rewards_begins_at_zero(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paid(monkeypatch, lambda ids, text: float("nan") if ids[-1] % 2 else 1.0)
-    trained(tmp_path / "one", given)
-    first = curves(tmp_path / "one")[1]
-    assert 0 < first["unscored"] < 1
-    assert first["reward/reward"] == 1.0
+    from rlaif import policy
+
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(policy.training, "train", lambda *args, **more: seen.update(more) or {})
+    own = tmp_path / "reward"
+    shutil.copytree(given["critic"], own / "model")
+    judged = config(rewards={"models": [], "judge": {}})
+    more: dict[str, Any] = {"pairs": tmp_path, "model": "", "seed": 0, "rewarded": own}
+    policy.policy(tmp_path, judged, **more)
+    assert seen["critic"] is None
+    policy.policy(tmp_path, config(), **more)
+    assert seen["critic"] == own / "model"
+
+
+def test_a_prompt_that_comes_twice_in_a_batch_is_answered_anew(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with session(tmp_path / "one", given, batch_size=16, minibatches=4) as made:
+        ppo, seeds = made._ppo, []
+        engine = ppo._engine
+        drawn = lambda asked: seeds.extend(r.seed for r in asked) or engine.draw(asked)  # noqa: E731
+        monkeypatch.setattr(ppo, "_engine", SimpleNamespace(draw=drawn))
+        rollouts = ppo._drawn(1)
+    assert len({r.prompt.id for r in rollouts}) < len(rollouts) == len(set(seeds)) == 64
+
+
+def test_an_answer_without_a_reward_teaches_nothing(given: dict[str, Any], tmp_path: Path) -> None:
+    from rlaif.policy.ppo.batches import Rollout
+    from rlaif.policy.ppo.curves import Totals
+
+    with session(tmp_path / "one", given) as made:
+        asked = made._prompts.batch(0, 1)[0][0]
+        known = [Rollout(asked, [7], [8, 9, n], [0.0] * 3, finished=True) for n in (10, 11)]
+        unknown = Rollout(asked, [7, 6], [9, 9], [0.0, 0.0], finished=True)
+        reckoner = made._ppo._reckoner
+        without = reckoner.experience(known, [1.0, 3.0], 0.1, Totals())
+        beside = reckoner.experience([*known, unknown], [1.0, 3.0, math.nan], 0.1, Totals())
+    assert not beside.mask[2].any()
+    for name in ("mask", "advantages", "returns", "weight"):
+        one, other = getattr(without, name), getattr(beside, name)[:2]
+        assert torch.allclose(one * without.mask, other * without.mask, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("estimator", "nats"), [("k1", 0.5), ("k2", 0.125), ("k3", math.exp(-0.5) - 0.5)]
+)
+def test_the_reward_pays_for_the_divergence(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str,
+    nats: float,
+) -> None:  # fmt: skip
+    from rlaif.policy.ppo.batches import Rollout
+    from rlaif.policy.ppo.curves import Totals
+
+    with session(tmp_path, given, kl_estimator=estimator, gamma=1, lam=1) as made:
+        policy, asked = made.policy, made._prompts.batch(0, 1)[0][0]
+        monkeypatch.setattr(policy, "reference", lambda micro: (policy.log_probs(micro) - 0.5,))
+        drawn = [Rollout(asked, [7], [8, 9], [0.0, 0.0], finished=True)]
+        found = made._ppo._reckoner.experience(drawn, [1.0], 0.1, Totals())
+    assert found.returns[0].tolist() == pytest.approx([1 - 0.2 * nats, 1 - 0.1 * nats], abs=1e-5)
+
+
+def test_options_do_what_they_say(given: dict[str, Any], tmp_path: Path) -> None:
+    from rlaif.policy.ppo.batches import Rollout
+    from rlaif.policy.ppo.curves import Totals
+
+    def experience(name: str, **more: Any) -> Any:
+        with session(tmp_path / name, given, **more) as made:
+            asked = made._prompts.batch(0, 1)[0][0]
+            drawn = [Rollout(asked, [7], [8, n], [-9.0, -0.1], finished=True) for n in (9, 10)]
+            return made._ppo._reckoner.experience(drawn, [1.0, 5.0], 0.1, Totals())
+
+    plain, corrected = experience("plain"), experience("corrected", correction=1.5)
+    assert (plain.weight == 1).all()
+    assert (corrected.weight[:, 0] == 1.5).all()  # far likelier now than when it was drawn
+    assert (corrected.weight[:, 1] < 1).all()
+    whitened = experience("whitened", whiten_rewards=True)
+    assert not torch.allclose(plain.returns, whitened.returns, atol=1e-3)
+    trained(tmp_path / "warm", given, critic_warmup=1, critic_learning_rate=1e-3)
+    first, second = curves(tmp_path / "warm")[1:3]
+    assert (first["grad_norm"], second["grad_norm"] > 0) == (0.0, True)
+    assert first["critic_grad_norm"] > 0
+    assert second["learning_rate"] < first["learning_rate"] == config().learning_rate
 
 
 def test_a_cut_answer_costs_the_penalty(
@@ -558,6 +662,22 @@ def test_a_wire_stops_the_training_and_goes_back(
     if stopped["back_to"] == 0:
         saved, start = tiny.weights(tmp_path / "one/model"), tiny.weights(Path(given["model"]))
         assert all(torch.equal(saved[name], start[name]) for name in start)
+
+
+def test_a_policy_is_kept_while_a_checkpoint_may_go_back_to_it(tmp_path: Path) -> None:
+    from rlaif.policy.ppo.checkpoint import best_folder, forget
+
+    for step, best in ((10, 5), (20, 12)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        state = json.dumps({"wires": {"best": {"step": best}}})
+        (tmp_path / f"checkpoint-{step}" / "state.json").write_text(state)
+    for step in (2, 5, 12, 25):
+        best_folder(tmp_path, step).mkdir()
+    forget(tmp_path, "state.json")
+    assert {p.name for p in tmp_path.glob("best-*")} == {"best-5", "best-12", "best-25"}
+    shutil.rmtree(tmp_path / "checkpoint-10")
+    forget(tmp_path, "state.json")
+    assert {p.name for p in tmp_path.glob("best-*")} == {"best-12", "best-25"}
 
 
 def test_without_held_out_prompts_there_is_no_way_back(

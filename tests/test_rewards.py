@@ -96,6 +96,30 @@ def test_each_source_is_normalised_before_it_is_weighted() -> None:
     assert score(Rewards(RewardsConfig(), sources), 2) == pytest.approx([-4.0, 4.0])
 
 
+def test_units_are_what_a_value_adds_to_the_sum() -> None:
+    config = RewardsConfig()
+    rewards = Rewards(config, {"a": (2.0, says(1.0, 5.0, 9.0)), "b": (1.0, says(0.0, 0.0, 0.0))})
+    found = score(rewards, 3)
+    scale, shift = rewards.units("a")
+    assert [scale * value + shift for value in (1.0, 5.0, 9.0)] == pytest.approx(found)
+    assert Rewards(PLAIN, {"a": (2.0, says())}).units("a") == (2.0, 0.0)
+
+
+def test_measuring_leaves_no_trace_but_the_calls_that_were_made() -> None:
+    asked = judge(ScriptedEngine(lambda call: (0.9, 0.1)))
+    rewards = Rewards(RewardsConfig(models=(), judge={}), {"judge": (1.0, asked)})  # type: ignore[arg-type]
+    score(rewards, 3)
+    before = rewards.metrics()
+    for _ in range(5):
+        with rewards.measuring():
+            rewards.score([ASKED] * 2, ["x", "y"], [[1]] * 2)
+    after = rewards.metrics()
+    assert after["calls"].pop("sent") == asked.counts.sent == before["calls"].pop("sent") / 3 * 13
+    assert {k: after[k] for k in ("sources", "scored")} == {
+        k: before[k] for k in ("sources", "scored")
+    }
+
+
 def test_what_never_varies_is_only_centred() -> None:
     assert score(Rewards(RewardsConfig(), {"a": (1.0, says(5.0, 5.0))}), 2) == [0.0, 0.0]
 

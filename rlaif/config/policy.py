@@ -103,6 +103,11 @@ class RewardsConfig(Section):
     length_penalty: float = Field(default=0.01, ge=0)
     """Taken from the sum for each token above `length_target`."""
 
+    @property
+    def own(self) -> str | None:
+        """The name of the run's own reward model, if it is one of the sources."""
+        return next((model.name for model in self.models if model.path is None), None)
+
     @model_validator(mode="after")
     def _some_source(self) -> RewardsConfig:
         if not self.models and self.judge is None:
@@ -203,7 +208,7 @@ class PpoConfig(OnPolicyConfig):
     """Answers to each prompt of a batch."""
 
     rollouts: Literal["auto", "vllm", "transformers"] = "auto"
-    """Who draws the answers; auto is vLLM in one process where it is installed, else
+    """Who draws the answers; auto is vLLM where it is installed, one in each process, else
     transformers."""
 
     vllm: PassedThrough = Field(default_factory=dict)
@@ -256,6 +261,8 @@ class PpoConfig(OnPolicyConfig):
             raise ValueError("PPO is not TRL's: it has no options in `trl`")
         if self.batch_size * self.minibatches % self.samples:
             raise ValueError("`samples` must divide batch_size x minibatches")
+        if self.kl_target and not self.beta:
+            raise ValueError("`kl_target` adapts beta, which never leaves 0: set `beta` above 0")
         return self
 
 

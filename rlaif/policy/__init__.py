@@ -64,7 +64,8 @@ def policy(
     else:
         own = rewarded / "model" if rewarded else None
         folders = model_folders(config.rewards, own)
-        given = {"prompts": prompts, "reward_models": folders, "judge": judge, "critic": own}
+        critic = own if config.rewards.own else None
+        given = {"prompts": prompts, "reward_models": folders, "judge": judge, "critic": critic}
     entry = f"rlaif.policy.{config.kind}:fit"
     metrics = training.train(
         entry, into, config, model=model, seed=seed, templates=templates, **given

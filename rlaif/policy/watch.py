@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rlaif.config.policy import GroupConfig
 from rlaif.evaluation.truth import reader
+from rlaif.policy.ppo.checkpoint import best_folder, forget
 from rlaif.policy.ppo.learner import refuse_fsdp1
 from rlaif.policy.ppo.probe import Gauge, Probe, first_and_last
 from rlaif.policy.ppo.prompts import answer_ends, decoder, heldout_prompts
@@ -112,6 +113,7 @@ class Watch(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             self._kept(state).write_text(json.dumps(self._state()), "utf-8")
+            forget(self._folder, STATE)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -122,7 +124,7 @@ class Watch(TrainerCallback):
             models.save(self.trainer, self._start, into, lora=self._config.lora)
         elif self.trainer.is_world_process_zero():
             shutil.rmtree(into, ignore_errors=True)
-            shutil.copytree(self._best(best.step), into)
+            shutil.copytree(best_folder(self._folder, best.step), into)
 
     def metrics(self) -> Row:
         """`planned_steps`, `answers`, `probe` and `stopped`, as PPO has them."""
@@ -143,15 +145,9 @@ class Watch(TrainerCallback):
         best, tripped = self._wires.probe(row, quality) if math.isfinite(quality) else (False, None)
         self._tripped = self._tripped or tripped
         if best:
-            self._save_best(int(row["step"]))
+            kept = best_folder(self._folder, int(row["step"]))
+            models.save(self.trainer, self._start, kept, lora=self._config.lora)
         return row
-
-    def _save_best(self, step: int) -> None:
-        """In place of the one that was kept before."""
-        models.save(self.trainer, self._start, self._best(step), lora=self._config.lora)
-        for old in self._folder.glob("best-*") if self.trainer.is_world_process_zero() else ():
-            if old != self._best(step):
-                shutil.rmtree(old)
 
     def _state(self) -> Row:
         found = {"rewards": self._rewards.state(), "gauge": self._gauge.state()}
@@ -162,9 +158,6 @@ class Watch(TrainerCallback):
         self._wires.restore(saved["wires"])
         if saved["gauge"]:
             self._gauge.set(saved["gauge"])
-
-    def _best(self, step: int) -> Path:
-        return self._folder / f"best-{step}"
 
     def _kept(self, state: TrainerState) -> Path:
         return self._folder / f"checkpoint-{state.global_step}" / STATE

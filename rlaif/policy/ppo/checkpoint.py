@@ -33,6 +33,7 @@ class Checkpoints:
         if self._accelerator.is_main_process:
             for old in sorted(self._folder.glob("checkpoint-*"), key=_step)[:-_KEPT]:
                 shutil.rmtree(old)
+            forget(self._folder, _STATE)
 
     def load(self) -> dict[str, Any] | None:
         """Go on from the last whole checkpoint; its state, or None if there is none."""
@@ -45,17 +46,9 @@ class Checkpoints:
         return json.loads((last / _STATE).read_text("utf-8"))
 
     def save_best(self, step: int) -> None:
-        """Keep the policy as it is now, in place of the one that was kept before."""
+        """Keep the policy as it is now."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        kept = self._folder / f"{_BEST}-{step}"
-        self._save(kept)
-        for old in self._folder.glob(f"{_BEST}-*") if self._accelerator.is_main_process else ():
-            if old != kept:
-                shutil.rmtree(old)
-
-    def best(self) -> Path:
-        """The folder of the policy that was kept."""
-        return max(self._folder.glob(f"{_BEST}-*"), key=_step)
+        self._save(best_folder(self._folder, step))
 
     def _write(self, folder: Path, state: dict[str, Any]) -> None:
         if self._accelerator.is_main_process:
@@ -67,6 +60,22 @@ class Checkpoints:
         if self._accelerator.is_main_process:
             (folder / _STATE).write_text(json.dumps(state), "utf-8")
             (folder / _WHOLE).touch()
+
+
+def best_folder(checkpoints: Path, step: int) -> Path:
+    """Where the policy of a step is kept that was the best then."""
+    return checkpoints / f"{_BEST}-{step}"
+
+
+def forget(checkpoints: Path, state: str) -> None:
+    """Remove the policies that were the best before the one that the oldest checkpoint knows, in
+    its file `state`: a training that is gone on with from there may still go back to it."""
+    known = checkpoints.glob(f"checkpoint-*/{state}")
+    if oldest := min(known, key=lambda path: _step(path.parent), default=None):
+        best = json.loads(oldest.read_text("utf-8"))["wires"]["best"]
+        for old in checkpoints.glob(f"{_BEST}-*") if best else ():
+            if _step(old) < best["step"]:
+                shutil.rmtree(old)
 
 
 def _step(folder: Path) -> int:

@@ -14,7 +14,12 @@ from rlaif.training import models
 
 class Critic(nn.Module):
     """A backbone and a linear head, whose arithmetic is float32 at all times; so are its weights,
-    unless DeepSpeed keeps them itself."""
+    unless DeepSpeed keeps them itself or FSDP gathers them in bfloat16.
+
+    `units` are the scale and the shift from what the head says to the rewards of the training.
+    """
+
+    units = (1.0, 0.0)
 
     def __init__(self, backbone: Any, head: Tensor | None) -> None:
         super().__init__()
@@ -30,7 +35,9 @@ class Critic(nn.Module):
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[:, -answer - 1 : -1]
         with torch.autocast(hidden.device.type, enabled=False):
             weight, bias = self.head.weight.float(), self.head.bias.float()
-            return nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
+            value = nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
+            scale, shift = self.units
+            return scale * value + shift
 
 
 def load_critic(reward_model: Path | None, start: Path, lora: LoraConfig | None) -> Critic:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rlaif.errors import ConfigError
 from rlaif.training.models import on_gpu_with_bf16
@@ -30,6 +31,7 @@ class Learner:
     def __init__(self, model: nn.Module, rate: float, max_grad_norm: float) -> None:
         self.accelerator = Accelerator(mixed_precision="bf16" if on_gpu_with_bf16() else "no")
         refuse_fsdp1(self.accelerator)
+        _tell_fsdp(self.accelerator)
         _refuse_zero3(self.accelerator)
         without_dropout(model)
         model.train(_checkpointed(model))
@@ -89,6 +91,15 @@ def _refuse_zero3(accelerator: Accelerator) -> None:
     if plugin and plugin.zero_stage == 3:
         what = "PPO does not run with DeepSpeed's ZeRO 3"
         raise ConfigError(what, where="policy.launch", remedy="set zero_stage: 2, or use FSDP 2")
+
+
+def _tell_fsdp(accelerator: Any) -> None:
+    """In bfloat16, gradients are added up and figures come out in float32, as without FSDP."""
+    plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin and accelerator.mixed_precision == "bf16":
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+        )
 
 
 def _tell_deepspeed(plugin: Any, max_grad_norm: float) -> None:

@@ -98,9 +98,9 @@ class Policy:
     def _frozen(self) -> Any:
         model: Any = models.load_model(self.start).requires_grad_(False)
         without_dropout(model)
-        deepspeed = self.learner.accelerator.distributed_type == DistributedType.DEEPSPEED
-        if deepspeed and models.on_gpu_with_bf16():
-            model.to(torch.bfloat16)  # as DeepSpeed has the policy; elsewhere autocast sees to it
+        kept = DistributedType.DEEPSPEED, DistributedType.FSDP
+        if self.learner.accelerator.distributed_type in kept and models.on_gpu_with_bf16():
+            model.to(torch.bfloat16)  # as they have the policy; elsewhere autocast sees to it
         return model.to(self.device).eval()
 
 

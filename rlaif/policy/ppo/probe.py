@@ -107,12 +107,11 @@ class Probe:
         return named, found["reward"] if math.isnan(quality) else quality
 
     def _scored(self, answers: Sequence[str], tokens: Sequence[Ids]) -> Row:
-        before = self._rewards.state()
         prompts = [prompt for prompt, _ in self._asked]
         ids = [asked + said for (_, asked), said in zip(self._asked, tokens, strict=True)]
-        self._rewards.score(prompts, answers, ids, [len(t) for t in tokens])
-        self._seen = self._rewards.state()
-        self._rewards.restore(before)
+        with self._rewards.measuring():
+            self._rewards.score(prompts, answers, ids, [len(t) for t in tokens])
+            self._seen = self._rewards.state()
         return dict(self._rewards.batch)
 
     def _read(self, answers: Sequence[str], totals: Totals) -> None:

@@ -19,7 +19,7 @@ from rlaif import training
 from rlaif.config.policy import PpoConfig
 from rlaif.errors import ConfigError
 from rlaif.evaluation.truth import reader
-from rlaif.policy.ppo.checkpoint import Checkpoints
+from rlaif.policy.ppo.checkpoint import Checkpoints, best_folder
 from rlaif.policy.ppo.critic import load_critic
 from rlaif.policy.ppo.curves import Curves, Row
 from rlaif.policy.ppo.learner import Learner
@@ -121,7 +121,8 @@ class Session:
 
     def best(self) -> Path | None:
         """The folder of the policy to go back to, if a wire has tripped."""
-        return self._checkpoints.best() if self._tripped and self._wires.best else None
+        best = self._wires.best
+        return best_folder(self._into / CHECKPOINTS, best.step) if self._tripped and best else None
 
     def _learned_critic(self, asked: dict[str, Any]) -> Learner:
         config, own = self._config, asked["critic"]
@@ -145,6 +146,7 @@ class Session:
             "step": state.step,
             "beta": state.beta,
             "tokens": state.tokens,
+            "units": state.units,
             "rewards": self._rewards.state(),
             "gauge": self._gauge.state(),
             "wires": self._wires.state(),
@@ -154,6 +156,7 @@ class Session:
     def _restore(self, saved: dict[str, Any]) -> None:
         state = self._ppo.state
         state.step, state.beta, state.tokens = saved["step"], saved["beta"], saved["tokens"]
+        self._critic.bare.units = state.units = tuple(saved["units"])
         self._rewards.restore(saved["rewards"])
         if saved["gauge"]:
             self._gauge.set(saved["gauge"])

@@ -44,6 +44,8 @@ class State:
     step: int = 0
     beta: float = 0.0
     tokens: int = 0
+    units: tuple[float, float] = (1.0, 0.0)
+    """Of the critic: see `Critic`."""
 
 
 class Ppo:
@@ -66,6 +68,7 @@ class Ppo:
         self.config, self._seed, self._policy, self._critic = config, seed, policy, critic
         self._engine, self._rewards, self._gauge = engine, rewards, gauge
         self._prompts, self._ends, self._pad, self._decode = prompts, ends, pad, decode
+        self._own = config.rewards.own
         self._accelerator = policy.learner.accelerator
         self._world = self._accelerator.num_processes
         self.answers = config.batch_size * config.minibatches  # in a batch, of all processes
@@ -83,6 +86,8 @@ class Ppo:
             rollouts = self._drawn(state.step)
         with self._timed("scoring"):
             scores = self._scored(rollouts, totals)
+        if state.step == 1 and self._own is not None:
+            state.units = self._critic.bare.units = self._rewards.units(self._own)
         with self._timed("passes"):
             made = self._reckoner.experience(rollouts, scores, state.beta, totals)
         with self._timed("learning"):
@@ -102,9 +107,13 @@ class Ppo:
     def _drawn(self, step: int) -> list[Rollout]:
         samples, world = self.config.samples, self._world
         asked = self._prompts.batch(step - 1, self.answers // samples)
-        all_ = [(prompt, ids, n) for prompt, ids in asked for n in range(samples)]
+        all_ = [  # a prompt that comes twice in a batch is answered anew
+            (prompt, ids, seed_of(self._seed, "draw", step, place, n))
+            for place, (prompt, ids) in enumerate(asked)
+            for n in range(samples)
+        ]
         mine = all_[self._accelerator.process_index :: world]
-        requests = [Request(i, seed_of(self._seed, "draw", step, p.id, n)) for p, i, n in mine]
+        requests = [Request(ids, seed) for _, ids, seed in mine]
         drawn = self._engine.draw(requests)
         return [
             Rollout(prompt, ids, d.tokens, d.logprobs, d.tokens[-1] in self._ends)

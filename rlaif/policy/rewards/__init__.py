@@ -83,6 +83,13 @@ class Rewards:
         self._tally(known, unscored)
         return self._shortened(known, lengths)
 
+    def units(self, source: str) -> tuple[float, float]:
+        """Scale and shift from the values of a source to what they add to the reward as of now."""
+        weight, seen = self._sources[source][0], self._moments[source]
+        if not self._config.normalise:
+            return weight, 0.0
+        return weight / seen.std, -weight * seen.mean / seen.std
+
     def _added(
         self, name: str, weight: float, values: list[float], known: list[float]
     ) -> list[float]:
@@ -130,8 +137,16 @@ class Rewards:
         """Go on from `state()`."""
         self._moments = {name: Moments(*found) for name, found in state["moments"].items()}
         self._scored, self._unscored = state["scored"], Counter(state["unscored"])
-        if calls := state.get("calls"):
-            self._calls_before = Counts.of(calls)
+        self._calls_before = Counts.of(state["calls"])
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """What is scored meanwhile changes neither the normaliser nor what is counted, but for the
+        judge's calls, which were made."""
+        before = {name: Moments(*moments.state()) for name, moments in self._moments.items()}
+        scored, unscored = self._scored, self._unscored.copy()
+        yield
+        self._moments, self._scored, self._unscored = before, scored, unscored
 
     def metrics(self) -> dict[str, Any]:
         """Since the start: by source the mean and standard deviation before normalisation, and the
