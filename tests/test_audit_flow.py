@@ -291,6 +291,41 @@ def test_imports_count_for_overlays(tmp_path: Path) -> None:
             assert [(row.pair, row.why) for row in overrides(fold)] == [("pair000000", "agreed")]
 
 
+def test_an_import_touches_nothing_that_was_judged_here(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(20, reviews=2), people=2) as (at, audit, _):
+        for _ in range(10):
+            judge(at, audit, 1)
+            judge(at, audit, 2)
+        judge(at, audit, 1)
+        before, out = at.gate(audit), tmp_path / "out.csv"
+        exporting.export(at, audit, "csv", out)
+        assert import_file(at, audit, out, "csv", "out.csv") == (21, 0)
+        with at.folded(audit) as fold:
+            assert fold.gate().n == before.n == 10
+            assert "pair000010" not in {row.pair for row in overrides(fold)}  # still one person
+        judge(at, audit, 2)
+        assert at.gate(audit).n == 11
+        assert at.verify().problems == ()
+
+
+def test_who_judged_elsewhere_may_still_judge_here(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        out = tmp_path / "in.jsonl"
+        out.write_text('{"item": "pair000000", "reviewer": "person 1", "verdict": "b"}\n')
+        import_file(at, audit, out, "jsonl", "spreadsheet")
+        at.guideline(audit, "Be fairer.", 1)  # the gate has not begun
+        assert not at.unread(audit, 1)  # they have done nothing here
+        view = at.claim(audit, 1)
+        assert view
+        assert (view.number, view.stage, view.answers) == (1, "prefer", {})
+        judge(at, audit, 1, "a")
+        assert at.undo(audit, 1, nonce="u")
+        judge(at, audit, 1, "a")
+        assert (at.gate(audit).n, at.gate(audit).mean) == (1, 1.0)
+        with at.folded(audit) as fold:
+            assert [row.verdict for row in overrides(fold)] == ["a"]  # what was said here
+
+
 @pytest.mark.parametrize(
     "line",
     [

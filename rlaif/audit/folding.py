@@ -27,8 +27,7 @@ class Review:
     """One reviewer's answers to one item, in the item's sides.
 
     `answers` are those before the reveal, `later` what was said after it. `seq` is the row that
-    completed it, `revealed` the one since which he knows what the AI said, 0 if he does not;
-    `source` names where an imported one comes from.
+    completed it, `revealed` the one since which he knows what the AI said, 0 if he does not.
     """
 
     reviewer: int
@@ -41,12 +40,14 @@ class Review:
     skipped: str = ""
     revealed: int = 0
     extra: bool = False
-    source: str = ""
 
 
 @dataclass
 class Reviewed:
-    """One unit and all that was said of it."""
+    """One unit and all that was said of it: `reviews` made here, and `imported` ones, by reviewer.
+
+    They are kept apart, so that no import can touch what the gate counts.
+    """
 
     number: int
     item: str
@@ -61,6 +62,7 @@ class Reviewed:
     consistent: bool | None
     longer: int
     reviews: dict[int, Review] = field(default_factory=dict)
+    imported: dict[int, Review] = field(default_factory=dict)
     ruling: str | None = None
     notes: list[str] = field(default_factory=list)
     flags: set[int] = field(default_factory=set)
@@ -75,8 +77,8 @@ class Reviewed:
     def counted(self) -> list[Review]:
         """Whole blind reviews made here and in time, in the order in which they came."""
         if self._counted is None:
-            whole = (review for review in self.all_reviews if not (review.extra or review.source))
-            self._counted = sorted(whole, key=lambda review: review.seq)
+            in_time = (review for review in self.here if not review.extra)
+            self._counted = sorted(in_time, key=lambda review: review.seq)
         return self._counted
 
     def take(self, row: Any) -> None:
@@ -87,12 +89,19 @@ class Reviewed:
         elif row.act == "flag":
             (self.flags.add if row.text == "on" else self.flags.discard)(row.reviewer)
         else:
-            _ACTS[row.act](self.reviews.setdefault(row.reviewer, Review(row.reviewer)), row)
+            known = self.imported if row.blind == "unknown" else self.reviews
+            _ACTS[row.act](known.setdefault(row.reviewer, Review(row.reviewer)), row)
+
+    @property
+    def here(self) -> list[Review]:
+        """Whole blind reviews made here, the late ones too."""
+        return [review for review in self.reviews.values() if self._whole(review)]
 
     @property
     def all_reviews(self) -> list[Review]:
-        """The same with the imported and the late ones."""
-        return [review for review in self.reviews.values() if self._whole(review)]
+        """The same with the imported ones, of people who have none here."""
+        imported = {n: review for n, review in self.imported.items() if self._whole(review)}
+        return list((imported | {review.reviewer: review for review in self.here}).values())
 
     def complete(self, reviewers: int) -> bool:
         """Whether nobody else is expected to say anything."""
@@ -212,7 +221,6 @@ def _verdict(review: Review, row: Any) -> None:
     review.left, review.seq = row.left, row.seq
     review.active_ms += row.active_ms
     review.extra = review.extra or bool(row.extra)
-    review.source = review.source or row.source
 
 
 def _skip(review: Review, row: Any) -> None:
@@ -244,7 +252,7 @@ _STATIC = (
 
 def _rows(audit: int, after: int) -> Any:
     said = (d.seq, d.reviewer, d.act, d.stage, d.verdict, d.left, d.text, d.supersedes)
-    said = (*said, d.active_ms, d.extra, d.blind, d.source)
+    said = (*said, d.active_ms, d.extra, d.blind)
     query = select(*said, *_STATIC).join_from(tables.decision, tables.unit).join(tables.item)
     return query.where(d.audit == audit, d.seq > after).order_by(d.seq)
 

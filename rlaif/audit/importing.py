@@ -1,7 +1,7 @@
 """Verdicts that people gave in other tools, into the ledger.
 
-They keep their source and are marked `blind: unknown`, so the gate leaves them out; overlays and
-agreement between people have them. Importing a file again adds nothing.
+They keep their source and are marked `blind: unknown`, so the gate leaves them out; overlays have
+them, of people who judged nothing of the item here. Importing a file again adds nothing.
 
     rlaif audit import runs/mine verdicts.jsonl --source prodigy
 """
