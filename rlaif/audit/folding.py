@@ -92,6 +92,11 @@ class Reviewed:
             known = self.imported if row.blind == "unknown" else self.reviews
             _ACTS[row.act](known.setdefault(row.reviewer, Review(row.reviewer)), row)
 
+    def rule(self, verdict: str) -> None:
+        """A lead's ruling; one on an item that nobody disputed when it was made counts nothing."""
+        if self.contested:
+            self.ruling = verdict
+
     @property
     def here(self) -> list[Review]:
         """Whole blind reviews made here, the late ones too."""
@@ -125,6 +130,11 @@ class Reviewed:
             return self.ruled()
         scores = {self.score(review) for review in self.counted}
         return scores.pop() if len(scores) == 1 else None
+
+    @property
+    def contested(self) -> bool:
+        """Whether a lead may rule on it: it waits for a ruling, or has one."""
+        return self.ruling is not None or self.disputed
 
     @property
     def disputed(self) -> bool:
@@ -188,14 +198,12 @@ class Fold:
         rows = at.execute(_rows(self.audit.id, self.seq)).all()
         rulings = select(tables.adjudication).where(j.audit == self.audit.id, j.seq > self.seq)
         ruled = at.execute(rulings.order_by(j.seq)).all()
-        for row in rows:
-            self._unit(row).take(row)
-        for row in ruled:
-            if row.number not in self.units:
-                query = select(*_STATIC).join_from(tables.unit, tables.item)
-                self._unit(at.execute(query.where(u.id == row.unit)).one())
-            self.units[row.number].ruling = row.verdict
-        self.seq = max([self.seq, *(r.seq for r in rows[-1:]), *(r.seq for r in ruled[-1:])])
+        for row in sorted([*rows, *ruled], key=lambda row: row.seq):
+            if "act" in row._fields:
+                self._unit(row).take(row)
+            elif unit := self.units.get(row.number):
+                unit.rule(row.verdict)
+            self.seq = row.seq
 
     def _unit(self, row: Any) -> Reviewed:
         known = self.repeats if row.arm == "retest" else self.units

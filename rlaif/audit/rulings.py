@@ -76,11 +76,11 @@ def disputes(fold: Fold) -> list[Dispute]:
 
 
 def adjudicate(
-    at: Connection, audit: int, number: int, lead: int, verdict: str, reason: str, nonce: str,
+    at: Connection, fold: Fold, number: int, lead: int, verdict: str, reason: str, nonce: str,
     now: int,
 ) -> Adjudication:  # fmt: skip
-    """A lead's final word on one item; a later one replaces it."""
-    by = people.lead(at, lead)
+    """A lead's final word on one item that is disputed; a later one replaces it."""
+    by, audit = people.lead(at, lead), fold.audit.id
     if found := at.execute(select(tables.adjudication).where(j.nonce == nonce)).first():
         return Adjudication(
             found.seq, found.audit, found.number, found.reviewer, found.verdict, found.text
@@ -95,6 +95,9 @@ def adjudicate(
     unit = at.execute(which).one()
     if unit.arm == "retest":
         raise Refused(f"item {number} is a repeat", remedy=f"rule on item {unit.order} instead")
+    if number not in fold.units or not fold.units[number].contested:
+        remedy = "rule on what reviewers differ on, or could not judge; an override opens the gate"
+        raise Refused(f"item {number} waits for no ruling", remedy=remedy)
     row = {"audit": audit, "number": number, "unit": unit.id, "reviewer": by.id, "verdict": verdict}
     seq = chain.append(at, "adjudication", row | {"text": reason, "nonce": nonce, "created": now})
     return Adjudication(seq, audit, number, by.id, verdict, reason)
