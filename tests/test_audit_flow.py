@@ -346,6 +346,49 @@ def test_a_bad_import_adds_nothing(tmp_path: Path, line: str) -> None:
         assert at.decisions(audit) == []
 
 
+ANSWER = b'"annotations": [{"result": [{"value": {"choices": ["a"]}}]}]'
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "said"),
+    [
+        ("csv", None, "No such file"),
+        ("jsonl", None, "No such file"),
+        ("parquet", None, "No such file"),
+        ("argilla", None, "No such file"),
+        ("csv", "item,reviewer\npair000000,Zo\u00e9\n".encode("latin-1"), ":2: this is not UTF-8"),
+        ("csv", b"item\n" + b"x" * 200_000, ":1: field larger"),
+        (
+            "csv",
+            b"item,reviewer,verdict\npair000000,Zoe,perhaps\n",
+            "item 1: 'perhaps'.*prefer: a",
+        ),
+        ("jsonl", b"\n[1]\n", ":2: Expected `object`"),
+        ("jsonl", b'{"item": "\xe9"}', ":1: .*utf-8"),
+        ("argilla", b'{"id": "pair000000"}', "Expected `array`"),
+        ("argilla", b'[{"responses": []}]', "required field `id`"),
+        ("argilla", b'[{"id": "pair000000", "responses": ["a"]}]', "Expected `object`"),
+        ("labelstudio", b'[{"id": 1, ' + ANSWER + b"}]", "required field `data`"),
+        ("labelstudio", b'[{"data": {"item": "pair000000"}, "annotations": 3}]', "Expected `array"),
+        ("labelstudio", b"nothing", "malformed"),
+        ("parquet", b"nothing", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(
+    tmp_path: Path, form: str, content: bytes | None, said: str
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    file = tmp_path / "verdicts"
+    if content is not None:
+        file.write_bytes(content)
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        with pytest.raises(DataError, match=f"(?s)^{file}.*{said}") as found:
+            import_file(at, audit, file, form, "elsewhere")
+        assert found.value.remedy
+        assert at.decisions(audit) == []
+
+
 def test_trl_rows(tmp_path: Path) -> None:
     with ledger(tmp_path, units(3)) as (at, audit, _):
         for verdict in ("a", "b", "tie"):

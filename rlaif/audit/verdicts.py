@@ -167,7 +167,9 @@ def record_import(
         own = held(at, audit, row.number, people_known[row.reviewer])
         said = Said(row.stage, row.verdict, row.nonce, text=row.text)
         if row.stage not in own.blind or row.verdict not in _sided(row.stage):
-            raise AuditError(f"{row.verdict!r} is no answer to {row.stage!r}")
+            what = f"item {row.number}: {row.verdict!r} is no answer to {row.stage!r}"
+            asked = "; ".join(f"{stage}: {', '.join(_sided(stage))}" for stage in own.blind)
+            raise AuditError(what, remedy=f"it asks for {asked}")
         _add(at, own, "verdict", said, now, blind="unknown", source=source, as_it_is=True)
         new += 1
     return new, there
