@@ -6,6 +6,7 @@ import json
 import random
 import sqlite3
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -271,6 +272,26 @@ def test_flags_and_notes(tmp_path: Path) -> None:
         at.flag(audit, 1, 1, False, nonce="f2")
         assert not at.look(audit, 1, 1).flagged
         assert at.verify().problems == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://127.0.0.1:1/audit?user=u&password=s3cret", "the ledger failed"),
+        ("postgres://u:s3cret@127.0.0.1:1/audit", "the ledger failed"),
+        ("postgresql://u:s3cret@host:port/audit", "no URL of a PostgreSQL database"),
+        ("mysql://u:s3cret@host/audit", "no URL of a PostgreSQL database"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str, said: str) -> None:
+    if said == "the ledger failed":
+        pytest.importorskip("psycopg")
+    with pytest.raises(AuditError, match=said) as found, Ledger.open(url):
+        pass
+    shown = "".join(traceback.format_exception(found.value))
+    assert "s3cret" not in str(found.value)
+    assert "s3cret" not in shown
+    assert found.value.remedy
 
 
 def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:
