@@ -88,7 +88,8 @@ def sample(
 @click.argument("run", type=RUN)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=0, help="0 takes a free one.", show_default=True)
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A host that browsers may use.")
+@click.option("--allow-host", multiple=True, metavar="NAME",
+              help="A host that browsers may use; https://NAME behind TLS.")  # fmt: skip
 @click.option("--open", "browse", is_flag=True, help="Open the page in a browser.")
 @database
 def serve(
