@@ -17,14 +17,14 @@ from audits import judge, ledger, units
 
 from rlaif.audit import exporting, gate_state, where
 from rlaif.audit.current import latest
-from rlaif.audit.importing import import_file
+from rlaif.audit.importing import READ, import_file
 from rlaif.audit.ledger import Ledger
 from rlaif.audit.overlay import Overlaid, labels, overrides
 from rlaif.audit.overview import overview
 from rlaif.audit.records import Item, Unit
 from rlaif.audit.told import headline, sentence
 from rlaif.cli import main
-from rlaif.cli.audit import _lines
+from rlaif.cli.audit import FORMS, _lines
 from rlaif.config import RunConfig
 from rlaif.constitution import Constitution, Principle, load, loads
 from rlaif.errors import DataError, RunError
@@ -291,6 +291,11 @@ def test_imports_count_for_overlays(tmp_path: Path) -> None:
             assert [(row.pair, row.why) for row in overrides(fold)] == [("pair000000", "agreed")]
 
 
+def test_the_command_offers_the_forms_that_there_are() -> None:
+    assert FORMS == exporting.FORMS
+    assert FORMS[:5] == READ
+
+
 def test_an_import_touches_nothing_that_was_judged_here(tmp_path: Path) -> None:
     with ledger(tmp_path, units(20, reviews=2), people=2) as (at, audit, _):
         for _ in range(10):
@@ -299,7 +304,7 @@ def test_an_import_touches_nothing_that_was_judged_here(tmp_path: Path) -> None:
         judge(at, audit, 1)
         before, out = at.gate(audit), tmp_path / "out.csv"
         exporting.export(at, audit, "csv", out)
-        assert import_file(at, audit, out, "csv", "out.csv") == (21, 0)
+        assert import_file(at, audit, out) == (21, 0)
         with at.folded(audit) as fold:
             assert fold.gate().n == before.n == 10
             assert "pair000010" not in {row.pair for row in overrides(fold)}  # still one person

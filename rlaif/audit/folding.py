@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from rlaif.audit import planned, tables
 from rlaif.audit.gate import Gate, judged
 from rlaif.audit.records import BLIND, Audit, Kind
-from rlaif.audit.scoring import question, score
+from rlaif.audit.scoring import question, same, score
 
 d, j, u, i = (t.c for t in (tables.decision, tables.adjudication, tables.unit, tables.item))
 
@@ -151,11 +151,6 @@ class Reviewed:
 
     def _whole(self, review: Review) -> bool:
         return all(stage in review.answers for stage in self.blind)
-
-
-def same(verdict: str) -> str:
-    """A verdict without the shades that make no difference."""
-    return {"both_bad": "tie", "unsure": "cant"}.get(verdict, verdict)
 
 
 class Fold:

@@ -27,6 +27,7 @@ from rlaif.jsonl import rows
 
 T = TypeVar("T")
 READ = ("csv", "jsonl", "parquet", "argilla", "labelstudio")
+SUFFIXES = {".csv": "csv", ".parquet": "parquet"}
 WORDS = {
     "left": "a",
     "right": "b",
@@ -41,15 +42,20 @@ REMEDY = (
 )
 
 
-def import_file(ledger: Ledger, audit: int, path: Path, form: str, source: str) -> tuple[int, int]:
+def import_file(
+    ledger: Ledger, audit: int, path: Path, form: str | None = None, source: str | None = None
+) -> tuple[int, int]:
     """Add the verdicts of a file in one of `READ`; how many are new, and how many were there.
 
+    Where they are not named, the form is that of the file's suffix and the source is its name.
     Rows of other acts than verdicts, and of items that are not in the audit, are errors, and then
     nothing is added.
 
     Raises:
         DataError: the form is unknown, or the file or a row cannot be used; it says which.
     """
+    form = form or SUFFIXES.get(path.suffix, "jsonl")
+    source = source or path.name
     if form not in READ:
         raise DataError(f"no form is called {form!r}", remedy=f"one of {', '.join(READ)}")
     items = [(n, unit.item) for n, unit in ledger.items(audit) if unit.arm != "retest"]

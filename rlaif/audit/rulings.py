@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from rlaif.audit import again as redrawing
-from rlaif.audit import chain, claims, people, planned, tables
+from rlaif.audit import chain, claims, people, planned, tables, verdicts
 from rlaif.audit.errors import AuditError, Refused
 from rlaif.audit.folding import Fold
 from rlaif.audit.records import Adjudication, Dispute, GateState, State
@@ -18,11 +18,6 @@ from rlaif.audit.scoring import question
 
 j, g, u = tables.adjudication.c, tables.gate_event.c, tables.unit.c
 ENDS = ("pass", "fail", "inconclusive")
-RULINGS = {
-    "prefer": ("a", "b", "tie", "both_bad", "cant"),
-    "better": ("a", "b", "tie", "both_bad", "cant"),
-    "violated": ("yes", "no", "unsure"),
-}
 
 
 def state(at: Connection, fold: Fold) -> GateState:
@@ -86,7 +81,7 @@ def adjudicate(
             found.seq, found.audit, found.number, found.reviewer, found.verdict, found.text
         )
     item = planned.item(at, audit, number)
-    allowed = RULINGS[question(item.kind, item.label)]
+    allowed = verdicts.answers(question(item.kind, item.label))
     if verdict not in allowed:
         raise AuditError(f"{verdict!r} is no ruling", remedy=f"one of {', '.join(allowed)}")
     if not reason.strip():

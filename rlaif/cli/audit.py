@@ -206,9 +206,8 @@ def bring(
     """Add the verdicts in FILE to the audit of RUN; the gate leaves them out."""
     from rlaif.audit.importing import import_file
 
-    form = form or {".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "jsonl")
     with _latest(run, kind, db) as (ledger, found):
-        new, there = import_file(ledger, found.id, file, form, source or file.name)
+        new, there = import_file(ledger, found.id, file, form, source)
     if as_json:
         click.echo(json.dumps({"new": new, "there": there}))
     else:
