@@ -82,12 +82,11 @@ def _sample(folder: Path, kind: Kind) -> Any:
 
 
 def _bring(folder: Path, file: Path, form: str, source: str, kind: Kind) -> Any:
-    form = form or {".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "jsonl")
     with Ledger.open(where(folder)) as ledger:
         drawn = latest(ledger, folder, kind)
         if drawn is None:
             remedy = f"run the deployment audit-sample first, with kind {kind}"
             raise RunError(f"no {kind} sample is drawn", where=str(folder), remedy=remedy)
-        new, there = import_file(ledger, drawn.id, file, form, source or file.name)
+        new, there = import_file(ledger, drawn.id, file, form, source)
     message = f"{new} verdicts added, {there} were there already"
     return Completed(name="Imported", message=message)

@@ -166,16 +166,15 @@ class Live:
 
 
 @contextmanager
-def live(folder: Path, *, port: int = 0) -> Iterator[Live]:
+def live(folder: Path, *, port: int = 0, allow_host: tuple[str, ...] = ()) -> Iterator[Live]:
     """A server in a thread of its own, on a free port."""
     ledger = opened(folder / "ledger.db")
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
         port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            application(ledger, port=port), log_level="warning", lifespan="off", ws="none"
-        )
+        app = application(ledger, port=port, allow_host=allow_host)
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.routing import APIRoute
 
+from rlaif.audit import ADDRESS
 from rlaif.audit.app import shown
 from rlaif.audit.app.security import POLICY, hosts
 from rlaif.audit.app.serving import application, serve
@@ -325,8 +327,41 @@ def test_beyond_loopback_a_name_is_needed(tmp_path: Path) -> None:
 def test_hosts_are_exact() -> None:
     found = hosts(8765, ["Audit.example.org", "other:99"])
     assert "127.0.0.1:8765" in found
-    assert {"audit.example.org", "audit.example.org:8765", "other:99"} <= found
-    assert not {"127.0.0.1", "other", "other:8765", "evil.audit.example.org"} & found
+    assert {"audit.example.org", "audit.example.org:8765", "other:99"} <= found.keys()
+    assert not {"127.0.0.1", "other", "other:8765", "evil.audit.example.org"} & found.keys()
+    found = hosts(8765, ["https://Audit.example.org/", "http://other:99"])
+    assert (found["audit.example.org"], found["other:99"]) == ("https", "http")
+    for wrong in ("ftp://audit.example.org", "https://", "https://audit.example.org/path", "a b"):
+        with pytest.raises(RunError, match="names no host"):
+            hosts(8765, [wrong])
+
+
+def test_behind_tls_links_and_cookies_are_for_tls(tmp_path: Path) -> None:
+    site = {"Host": "audit.example.org", "Origin": "https://audit.example.org"}
+    with live(tmp_path, allow_host=("https://audit.example.org",)) as server:
+        here = Client(server.url)
+        for headers, secure in ((site, True), ({}, False)):  # on this machine there is no proxy
+            token = server.link("Lena", "lead").split("token=")[1]
+            answer = here.ask("POST", "/login", {"token": token}, **headers)
+            assert ("secure" in answer[2]["set-cookie"].lower()) is secure
+        audit, lead = fill(server.ledger), server.client("Lena")
+        page = lead.ask("POST", f"/audits/{audit}/invite", {"name": "Anna"}, **site)[1]
+        assert "https://audit.example.org/login?token=" in page
+
+
+def test_the_link_that_is_printed_leads_to_the_proxy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[str]()
+
+    def ended(*_: Any, **__: Any) -> None:
+        told.append((tmp_path / ADDRESS).read_text())
+
+    monkeypatch.setattr(uvicorn.Server, "run", ended)
+    named = ("https://audit.example.org",)
+    serve(tmp_path, db=str(tmp_path / "audit.db"), host="0.0.0.0", port=0, allow_host=named)
+    assert "Review at https://audit.example.org/login?token=" in capsys.readouterr().out
+    assert told == ["https://audit.example.org\n"]
 
 
 # --- texts ----------------------------------------------------------------------------------------

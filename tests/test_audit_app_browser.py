@@ -359,6 +359,8 @@ def every_page(server: Live, page: Page) -> Iterator[str]:
         page.locator("a[href*=disputes]").first.click()
         page.locator(".dispute").wait_for()
         yield "dispute"
+    ruled = {"verdict": "tie", "nonce": "ruled", "reason": "Both."}
+    server.client("Lena", "lead").post(f"/audits/{pairs}/disputes/1", **ruled)
     page.goto(f"{server.url}/audits/{pairs}/inspect/1")
     yield "inspected"
     for path in ("nowhere", f"audits/{pairs}/reveals", "login?token=x"):

@@ -49,6 +49,7 @@ def test_leads_settle_what_reviewers_differ_on(server: Live) -> None:
     for hidden in (SECRET, "Anna", "Ben", "0.13", "0.86"):
         assert hidden not in page
     sides = re.findall(r'aria-label="(?:Left|Right) response">(.+?)</div>', page)
+    assert "AI prefers" not in lead.get(f"/audits/{audit}/inspect/1")[1]  # before the ruling
     said = {"verdict": "left", "nonce": "n1"}
     assert lead.ask("POST", url, said | {"reason": " "})[0] == 409
     page = lead.post(url, **said, reason="It is kinder.")
@@ -56,6 +57,9 @@ def test_leads_settle_what_reviewers_differ_on(server: Live) -> None:
     assert "item 2" in page  # the next one
     lead.post(f"/audits/{audit}/disputes/2", verdict="tie", nonce="n2", reason="Both.")
     assert lead.get(url)[0] == 404
+    assert "AI prefers" in lead.get(f"/audits/{audit}/inspect/1")[1]
+    undisputed = {"verdict": "left", "nonce": "n3", "reason": "I say so."}
+    assert lead.ask("POST", f"/audits/{audit}/disputes/3", undisputed)[0] == 409
     item = server.ledger.item(audit, 1)
     with server.ledger.folded(audit) as fold:
         ruling = fold.units[1].ruling

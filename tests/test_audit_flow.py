@@ -17,14 +17,14 @@ from audits import judge, ledger, units
 
 from rlaif.audit import exporting, gate_state, where
 from rlaif.audit.current import latest
-from rlaif.audit.importing import import_file
+from rlaif.audit.importing import READ, import_file
 from rlaif.audit.ledger import Ledger
 from rlaif.audit.overlay import Overlaid, labels, overrides
 from rlaif.audit.overview import overview
 from rlaif.audit.records import Item, Unit
 from rlaif.audit.told import headline, sentence
 from rlaif.cli import main
-from rlaif.cli.audit import _lines
+from rlaif.cli.audit import FORMS, _lines
 from rlaif.config import RunConfig
 from rlaif.constitution import Constitution, Principle, load, loads
 from rlaif.errors import DataError, RunError
@@ -291,6 +291,46 @@ def test_imports_count_for_overlays(tmp_path: Path) -> None:
             assert [(row.pair, row.why) for row in overrides(fold)] == [("pair000000", "agreed")]
 
 
+def test_the_command_offers_the_forms_that_there_are() -> None:
+    assert FORMS == exporting.FORMS
+    assert FORMS[:5] == READ
+
+
+def test_an_import_touches_nothing_that_was_judged_here(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(20, reviews=2), people=2) as (at, audit, _):
+        for _ in range(10):
+            judge(at, audit, 1)
+            judge(at, audit, 2)
+        judge(at, audit, 1)
+        before, out = at.gate(audit), tmp_path / "out.csv"
+        exporting.export(at, audit, "csv", out)
+        assert import_file(at, audit, out) == (21, 0)
+        with at.folded(audit) as fold:
+            assert fold.gate().n == before.n == 10
+            assert "pair000010" not in {row.pair for row in overrides(fold)}  # still one person
+        judge(at, audit, 2)
+        assert at.gate(audit).n == 11
+        assert at.verify().problems == ()
+
+
+def test_who_judged_elsewhere_may_still_judge_here(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        out = tmp_path / "in.jsonl"
+        out.write_text('{"item": "pair000000", "reviewer": "person 1", "verdict": "b"}\n')
+        import_file(at, audit, out, "jsonl", "spreadsheet")
+        at.guideline(audit, "Be fairer.", 1)  # the gate has not begun
+        assert not at.unread(audit, 1)  # they have done nothing here
+        view = at.claim(audit, 1)
+        assert view
+        assert (view.number, view.stage, view.answers) == (1, "prefer", {})
+        judge(at, audit, 1, "a")
+        assert at.undo(audit, 1, nonce="u")
+        judge(at, audit, 1, "a")
+        assert (at.gate(audit).n, at.gate(audit).mean) == (1, 1.0)
+        with at.folded(audit) as fold:
+            assert [row.verdict for row in overrides(fold)] == ["a"]  # what was said here
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -308,6 +348,49 @@ def test_a_bad_import_adds_nothing(tmp_path: Path, line: str) -> None:
         out.write_text(good + line + "\n")
         with pytest.raises(DataError):
             import_file(at, audit, out, "jsonl", "spreadsheet")
+        assert at.decisions(audit) == []
+
+
+ANSWER = b'"annotations": [{"result": [{"value": {"choices": ["a"]}}]}]'
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "said"),
+    [
+        ("csv", None, "No such file"),
+        ("jsonl", None, "No such file"),
+        ("parquet", None, "No such file"),
+        ("argilla", None, "No such file"),
+        ("csv", "item,reviewer\npair000000,Zo\u00e9\n".encode("latin-1"), ":2: this is not UTF-8"),
+        ("csv", b"item\n" + b"x" * 200_000, ":1: field larger"),
+        (
+            "csv",
+            b"item,reviewer,verdict\npair000000,Zoe,perhaps\n",
+            "item 1: 'perhaps'.*prefer: a",
+        ),
+        ("jsonl", b"\n[1]\n", ":2: Expected `object`"),
+        ("jsonl", b'{"item": "\xe9"}', ":1: .*utf-8"),
+        ("argilla", b'{"id": "pair000000"}', "Expected `array`"),
+        ("argilla", b'[{"responses": []}]', "required field `id`"),
+        ("argilla", b'[{"id": "pair000000", "responses": ["a"]}]', "Expected `object`"),
+        ("labelstudio", b'[{"id": 1, ' + ANSWER + b"}]", "required field `data`"),
+        ("labelstudio", b'[{"data": {"item": "pair000000"}, "annotations": 3}]', "Expected `array"),
+        ("labelstudio", b"nothing", "malformed"),
+        ("parquet", b"nothing", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(
+    tmp_path: Path, form: str, content: bytes | None, said: str
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    file = tmp_path / "verdicts"
+    if content is not None:
+        file.write_bytes(content)
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        with pytest.raises(DataError, match=f"(?s)^{file}.*{said}") as found:
+            import_file(at, audit, file, form, "elsewhere")
+        assert found.value.remedy
         assert at.decisions(audit) == []
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import sqlite3
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import audits
 import pytest
 from audits import judge, ledger, side, units
 
+from rlaif.audit import chain
 from rlaif.audit.errors import AuditError, NotAnswered, NotFound, NotYours, Refused
 from rlaif.audit.ledger import BATCH, Ledger
 from rlaif.audit.records import Unit
@@ -272,6 +274,26 @@ def test_flags_and_notes(tmp_path: Path) -> None:
         assert at.verify().problems == ()
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://127.0.0.1:1/audit?user=u&password=s3cret", "the ledger failed"),
+        ("postgres://u:s3cret@127.0.0.1:1/audit", "the ledger failed"),
+        ("postgresql://u:s3cret@host:port/audit", "no URL of a PostgreSQL database"),
+        ("mysql://u:s3cret@host/audit", "no URL of a PostgreSQL database"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str, said: str) -> None:
+    if said == "the ledger failed":
+        pytest.importorskip("psycopg")
+    with pytest.raises(AuditError, match=said) as found, Ledger.open(url):
+        pass
+    shown = "".join(traceback.format_exception(found.value))
+    assert "s3cret" not in str(found.value)
+    assert "s3cret" not in shown
+    assert found.value.remedy
+
+
 def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path) -> None:
     with ledger(tmp_path, units(3)) as (at, audit, _):
         judge(at, audit, 1)
@@ -464,6 +486,36 @@ def test_disagreement_is_ruled_on_without_names(tmp_path: Path) -> None:
         assert at.disputes(audit) == []
         assert at.gate(audit).passing > 1
         assert at.undo(audit, 1, nonce="u") is None
+
+
+def test_only_what_is_disputed_is_ruled_on(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(30)) as (at, audit, _):
+        for verdict in ("b", "b", "cant"):
+            judge(at, audit, 1, verdict)
+        before = at.gate(audit)
+        for number in (1, 30):  # undisputed; never judged
+            with pytest.raises(Refused, match="waits for no ruling"):
+                at.adjudicate(audit, number, 1, "a", "so that it passes", nonce=f"r{number}")
+        assert at.gate(audit) == before
+        for verdict in ("b", "a"):  # nobody could judge it; the later ruling replaces the first
+            at.adjudicate(audit, 3, 1, verdict, "seen", nonce=verdict)
+        assert at.gate(audit).mean == pytest.approx(1 / 3)
+
+
+def test_undisputed_rulings_in_ledgers_of_old_count_nothing(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(30)) as (at, audit, _):
+        for _ in range(5):
+            judge(at, audit, 1, "b")
+        before = at.gate(audit)
+        row = {"audit": audit, "reviewer": 1, "verdict": "a", "text": "because", "created": 0}
+        with at.database.writing() as raw:
+            for n in range(1, 31):
+                which = {"number": n, "unit": n, "nonce": f"r{n}"}
+                chain.append(raw, "adjudication", row | which)
+        assert at.gate(audit) == before
+        judge(at, audit, 1, "b")  # ruled on before anybody judged it
+        assert (at.gate(audit).n, at.gate(audit).mean) == (6, 0.0)
+        assert at.verify().problems == ()
 
 
 def test_the_guideline_freezes_with_the_first_gate_verdict(tmp_path: Path) -> None:

@@ -33,13 +33,15 @@ def test_a_review_from_claim_to_gate(at: Ledger) -> None:
     session = at.redeem(token)
     assert session
     assert at.by_session(session) == other
+    judge(at, audit, lead.id, "a")
+    judge(at, audit, other.id, "b")
     while at.gate(audit).state == "open":
         for person in (lead.id, other.id):
             assert judge(at, audit, person)
     state = at.gate(audit)
     assert state.state == "pass"
     at.note(audit, 1, lead.id, "NUL \0, half a pair \ud800", nonce="note")
-    at.adjudicate(audit, 2, lead.id, "tie", "a ruling", nonce="ruling")
+    at.adjudicate(audit, 1, lead.id, "tie", "a ruling", nonce="ruling")
     found = at.verify()
     assert found.problems == ()
     assert found.rows > 20

@@ -16,6 +16,7 @@ from typing import Any
 
 from rlaif.audit.folding import Reviewed
 from rlaif.audit.records import Item
+from rlaif.audit.scoring import same
 from rlaif.constitution import PreferExample, Principle, loads, to_yaml
 from rlaif.records import Message
 
@@ -69,9 +70,9 @@ def _diff(text: str, principle: str, how: str, example: PreferExample | None) ->
 
 
 def _way(unit: Reviewed) -> str:
-    said = {_side(unit.verdict(review)) for review in unit.counted}
+    said = {same(unit.verdict(review)) for review in unit.counted}
     if unit.ruling is not None:
-        said = {_side(unit.ruling)}
+        said = {same(unit.ruling)}
     if len(said) != 1 or unit.agreement in (None, 1.0):
         return ""
     verdict = said.pop()
@@ -80,10 +81,6 @@ def _way(unit: Reviewed) -> str:
     if verdict == "tie":
         return "too strict"
     return "too lenient" if unit.label == "tie" else "reversed"
-
-
-def _side(verdict: str) -> str:
-    return "tie" if verdict == "both_bad" else verdict
 
 
 def _mended(principle: Principle, how: str) -> Principle:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from rlaif.audit import agreement as between
 from rlaif.audit import estimates
-from rlaif.audit.folding import Fold, Review, Reviewed, same
+from rlaif.audit.folding import Fold, Review, Reviewed
 from rlaif.audit.records import GateState
+from rlaif.audit.scoring import PLACE, same
 from rlaif.intervals import Estimate, undefined
 
 SIDES = ("a", "b", "tie")
@@ -88,23 +89,19 @@ def human(unit: Reviewed) -> str | None:
     right to revise; a, the answer was fine as it was."""
     if unit.agreement is None:
         return None
-    said = unit.ruling or unit.verdict(unit.counted[0])
-    return {"both_bad": "tie", "yes": "b", "no": "a"}.get(said, said)
+    said = same(unit.ruling or unit.verdict(unit.counted[0]))
+    return {"yes": "b", "no": "a"}.get(said, said)
 
 
 def _humans(fold: Fold) -> dict[str, Estimate]:
     """How far people agree with one another, on items that two or more judged blind."""
     rows = [
-        [_tie(unit.verdict(review)) for review in unit.counted]
+        [same(unit.verdict(review)) for review in unit.counted]
         for unit in fold.units.values()
         if len(unit.counted) >= 2
     ]
     table = between.table(rows)
     return {"humans": between.observed(table), "humans_alpha": between.alpha(table)}
-
-
-def _tie(verdict: str) -> str:
-    return "tie" if verdict == "both_bad" else verdict
 
 
 def left_rate(reviews: Sequence[tuple[Reviewed, Review]]) -> Estimate:
@@ -183,19 +180,15 @@ def _predicted(fold: Fold, units: Sequence[Reviewed]) -> dict[str, Estimate]:
         [float(unit.label == "revised") for unit, _ in sure], revised / total, plan.frame_size,
     )  # fmt: skip
     won = [1.0 - x for unit in gate if unit.label == "revised"
-           and (x := _place(unit.counted[0].answers.get("better", ""))) is not None]  # fmt: skip
+           and (x := PLACE.get(unit.counted[0].answers.get("better", ""))) is not None]  # fmt: skip
     win = estimates.rate(sum(won), len(won), "no revision was judged")
     return {"violation_rate": violated, "revision_win_rate": win}
-
-
-def _place(verdict: str) -> float | None:
-    return {"a": 1.0, "tie": 0.5, "both_bad": 0.5, "b": 0.0}.get(verdict)
 
 
 def alternative(fold: Fold) -> estimates.Alternative:
     """Whether the AI may stand in for a person, on items that two or more judged."""
     shared = [unit for unit in fold.units.values() if len(unit.all_reviews) >= 2]
-    ratings = [{r.reviewer: _tie(unit.verdict(r)) for r in unit.all_reviews} for unit in shared]
+    ratings = [{r.reviewer: same(unit.verdict(r)) for r in unit.all_reviews} for unit in shared]
     return estimates.alternative_annotator([_scored(unit) for unit in shared], ratings)
 
 

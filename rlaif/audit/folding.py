@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from rlaif.audit import planned, tables
 from rlaif.audit.gate import Gate, judged
 from rlaif.audit.records import BLIND, Audit, Kind
-from rlaif.audit.scoring import question, score
+from rlaif.audit.scoring import question, same, score
 
 d, j, u, i = (t.c for t in (tables.decision, tables.adjudication, tables.unit, tables.item))
 
@@ -27,8 +27,7 @@ class Review:
     """One reviewer's answers to one item, in the item's sides.
 
     `answers` are those before the reveal, `later` what was said after it. `seq` is the row that
-    completed it, `revealed` the one since which he knows what the AI said, 0 if he does not;
-    `source` names where an imported one comes from.
+    completed it, `revealed` the one since which he knows what the AI said, 0 if he does not.
     """
 
     reviewer: int
@@ -41,12 +40,14 @@ class Review:
     skipped: str = ""
     revealed: int = 0
     extra: bool = False
-    source: str = ""
 
 
 @dataclass
 class Reviewed:
-    """One unit and all that was said of it."""
+    """One unit and all that was said of it: `reviews` made here, and `imported` ones, by reviewer.
+
+    They are kept apart, so that no import can touch what the gate counts.
+    """
 
     number: int
     item: str
@@ -61,6 +62,7 @@ class Reviewed:
     consistent: bool | None
     longer: int
     reviews: dict[int, Review] = field(default_factory=dict)
+    imported: dict[int, Review] = field(default_factory=dict)
     ruling: str | None = None
     notes: list[str] = field(default_factory=list)
     flags: set[int] = field(default_factory=set)
@@ -75,8 +77,8 @@ class Reviewed:
     def counted(self) -> list[Review]:
         """Whole blind reviews made here and in time, in the order in which they came."""
         if self._counted is None:
-            whole = (review for review in self.all_reviews if not (review.extra or review.source))
-            self._counted = sorted(whole, key=lambda review: review.seq)
+            in_time = (review for review in self.here if not review.extra)
+            self._counted = sorted(in_time, key=lambda review: review.seq)
         return self._counted
 
     def take(self, row: Any) -> None:
@@ -87,12 +89,24 @@ class Reviewed:
         elif row.act == "flag":
             (self.flags.add if row.text == "on" else self.flags.discard)(row.reviewer)
         else:
-            _ACTS[row.act](self.reviews.setdefault(row.reviewer, Review(row.reviewer)), row)
+            known = self.imported if row.blind == "unknown" else self.reviews
+            _ACTS[row.act](known.setdefault(row.reviewer, Review(row.reviewer)), row)
+
+    def rule(self, verdict: str) -> None:
+        """A lead's ruling; one on an item that nobody disputed when it was made counts nothing."""
+        if self.contested:
+            self.ruling = verdict
+
+    @property
+    def here(self) -> list[Review]:
+        """Whole blind reviews made here, the late ones too."""
+        return [review for review in self.reviews.values() if self._whole(review)]
 
     @property
     def all_reviews(self) -> list[Review]:
-        """The same with the imported and the late ones."""
-        return [review for review in self.reviews.values() if self._whole(review)]
+        """The same with the imported ones, of people who have none here."""
+        imported = {n: review for n, review in self.imported.items() if self._whole(review)}
+        return list((imported | {review.reviewer: review for review in self.here}).values())
 
     def complete(self, reviewers: int) -> bool:
         """Whether nobody else is expected to say anything."""
@@ -118,6 +132,11 @@ class Reviewed:
         return scores.pop() if len(scores) == 1 else None
 
     @property
+    def contested(self) -> bool:
+        """Whether a lead may rule on it: it waits for a ruling, or has one."""
+        return self.ruling is not None or self.disputed
+
+    @property
     def disputed(self) -> bool:
         """Whether it waits for a ruling: people differ, or none of those who tried could judge."""
         if self.ruling is not None:
@@ -132,11 +151,6 @@ class Reviewed:
 
     def _whole(self, review: Review) -> bool:
         return all(stage in review.answers for stage in self.blind)
-
-
-def same(verdict: str) -> str:
-    """A verdict without the shades that make no difference."""
-    return {"both_bad": "tie", "unsure": "cant"}.get(verdict, verdict)
 
 
 class Fold:
@@ -179,14 +193,12 @@ class Fold:
         rows = at.execute(_rows(self.audit.id, self.seq)).all()
         rulings = select(tables.adjudication).where(j.audit == self.audit.id, j.seq > self.seq)
         ruled = at.execute(rulings.order_by(j.seq)).all()
-        for row in rows:
-            self._unit(row).take(row)
-        for row in ruled:
-            if row.number not in self.units:
-                query = select(*_STATIC).join_from(tables.unit, tables.item)
-                self._unit(at.execute(query.where(u.id == row.unit)).one())
-            self.units[row.number].ruling = row.verdict
-        self.seq = max([self.seq, *(r.seq for r in rows[-1:]), *(r.seq for r in ruled[-1:])])
+        for row in sorted([*rows, *ruled], key=lambda row: row.seq):
+            if "act" in row._fields:
+                self._unit(row).take(row)
+            elif unit := self.units.get(row.number):
+                unit.rule(row.verdict)
+            self.seq = row.seq
 
     def _unit(self, row: Any) -> Reviewed:
         known = self.repeats if row.arm == "retest" else self.units
@@ -212,7 +224,6 @@ def _verdict(review: Review, row: Any) -> None:
     review.left, review.seq = row.left, row.seq
     review.active_ms += row.active_ms
     review.extra = review.extra or bool(row.extra)
-    review.source = review.source or row.source
 
 
 def _skip(review: Review, row: Any) -> None:
@@ -244,7 +255,7 @@ _STATIC = (
 
 def _rows(audit: int, after: int) -> Any:
     said = (d.seq, d.reviewer, d.act, d.stage, d.verdict, d.left, d.text, d.supersedes)
-    said = (*said, d.active_ms, d.extra, d.blind, d.source)
+    said = (*said, d.active_ms, d.extra, d.blind)
     query = select(*said, *_STATIC).join_from(tables.decision, tables.unit).join(tables.item)
     return query.where(d.audit == audit, d.seq > after).order_by(d.seq)
 

@@ -62,8 +62,8 @@ def change(at: Connection, audit_id: int, text: str, lead: int, now: int) -> str
 def frozen(at: Connection, audit: int) -> bool:
     """Whether the guideline stands: the gate has a verdict."""
     counted = select(d.seq).join_from(tables.decision, tables.unit)
-    counted = counted.where(d.audit == audit, d.act == "verdict", u.arm == "gate").limit(1)
-    return at.execute(counted).first() is not None
+    counted = counted.where(d.audit == audit, d.act == "verdict", d.blind == "yes", u.arm == "gate")
+    return at.execute(counted.limit(1)).first() is not None
 
 
 def versions(at: Connection, audit_id: int) -> list[Guideline]:
@@ -86,8 +86,10 @@ def versions(at: Connection, audit_id: int) -> list[Guideline]:
 
 
 def unread(at: Connection, audit: int, reviewer: int) -> bool:
-    """Whether the guideline has changed since the reviewer's last act."""
-    last = select(d.guideline_sha).where(d.audit == audit, d.reviewer == reviewer)
+    """Whether the guideline has changed since the reviewer's last act here."""
+    last = select(d.guideline_sha).where(
+        d.audit == audit, d.reviewer == reviewer, d.blind != "unknown"
+    )
     seen = at.execute(last.order_by(d.seq.desc()).limit(1)).scalar()
     now = at.execute(select(a.guideline_sha).where(a.id == audit)).scalar()
     return seen is not None and seen != now

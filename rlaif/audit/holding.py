@@ -42,9 +42,10 @@ class Held:
 
     @cached_property
     def standing(self) -> list[Decision]:
-        """His rows without those that were taken back."""
-        undone = {row.supersedes for row in self.rows if row.act == "undo"}
-        return [row for row in self.rows if row.seq not in undone and row.act != "undo"]
+        """What he said here, without what was taken back; imported rows leave him free to judge."""
+        here = [row for row in self.rows if row.blind != "unknown"]
+        undone = {row.supersedes for row in here if row.act == "undo"}
+        return [row for row in here if row.seq not in undone and row.act != "undo"]
 
     @cached_property
     def answered(self) -> dict[str, Decision]:

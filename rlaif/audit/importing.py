@@ -1,7 +1,7 @@
 """Verdicts that people gave in other tools, into the ledger.
 
-They keep their source and are marked `blind: unknown`, so the gate leaves them out; overlays and
-agreement between people have them. Importing a file again adds nothing.
+They keep their source and are marked `blind: unknown`, so the gate leaves them out; overlays have
+them, of people who judged nothing of the item here. Importing a file again adds nothing.
 
     rlaif audit import runs/mine verdicts.jsonl --source prodigy
 """
@@ -9,10 +9,13 @@ agreement between people have them. Importing a file again adds nothing.
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from rlaif.audit.chain import digest
 from rlaif.audit.errors import AuditError
@@ -20,8 +23,11 @@ from rlaif.audit.exporting import FORMULA
 from rlaif.audit.ledger import Ledger
 from rlaif.audit.verdicts import Imported
 from rlaif.errors import DataError
+from rlaif.jsonl import rows
 
+T = TypeVar("T")
 READ = ("csv", "jsonl", "parquet", "argilla", "labelstudio")
+SUFFIXES = {".csv": "csv", ".parquet": "parquet"}
 WORDS = {
     "left": "a",
     "right": "b",
@@ -36,15 +42,20 @@ REMEDY = (
 )
 
 
-def import_file(ledger: Ledger, audit: int, path: Path, form: str, source: str) -> tuple[int, int]:
+def import_file(
+    ledger: Ledger, audit: int, path: Path, form: str | None = None, source: str | None = None
+) -> tuple[int, int]:
     """Add the verdicts of a file in one of `READ`; how many are new, and how many were there.
 
+    Where they are not named, the form is that of the file's suffix and the source is its name.
     Rows of other acts than verdicts, and of items that are not in the audit, are errors, and then
     nothing is added.
 
     Raises:
-        DataError: the form is unknown or a row cannot be used; it says which.
+        DataError: the form is unknown, or the file or a row cannot be used; it says which.
     """
+    form = form or SUFFIXES.get(path.suffix, "jsonl")
+    source = source or path.name
     if form not in READ:
         raise DataError(f"no form is called {form!r}", remedy=f"one of {', '.join(READ)}")
     items = [(n, unit.item) for n, unit in ledger.items(audit) if unit.arm != "retest"]
@@ -84,7 +95,7 @@ def _first(kind: str) -> str:
 def _whole(value: Any) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 
@@ -92,9 +103,13 @@ def _whole(value: Any) -> int:
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
+    table = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
+        for row in table:
             yield {k: _back(v) for k, v in row.items() if isinstance(k, str)}
+    except csv.Error as error:
+        where = f"{path}:{table.line_num}"
+        raise DataError(str(error), where=where, remedy="correct or remove this line") from None
 
 
 def _back(text: str | None) -> str:
@@ -103,51 +118,114 @@ def _back(text: str | None) -> str:
     return text[1:] if text.startswith("'") and text[1:2] in (*FORMULA, "'") else text
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for n, line in enumerate(file, 1):
-            if line.strip():
-                yield _object(line, f"{path}:{n}")
-
-
-def _object(text: str, where: str) -> Any:
+def _text(path: Path) -> str:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(str(error), where=where, remedy="correct or remove this line") from None
+        raw = path.read_bytes()
+        return raw.decode("utf-8-sig")
+    except OSError as error:
+        raise _unread(path, error) from error
+    except UnicodeDecodeError as error:
+        where = f"{path}:{error.object.count(10, 0, error.start) + 1}"
+        raise DataError("this is not UTF-8", where=where, remedy="save it as UTF-8") from None
+
+
+def _unread(path: Path, error: Exception) -> DataError:
+    what = f"the file cannot be read ({getattr(error, 'strerror', None) or error})"
+    return DataError(what, where=str(path), remedy="check its path and its form")
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    return rows(path, dict[str, Any])
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        remedy = "pip install pyarrow, or bring a CSV or JSONL file"
+        raise DataError("Parquet needs pyarrow, which is not installed", remedy=remedy) from error
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise _unread(path, error) from error
 
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
+
+@dataclass
+class _Response:
+    question_name: str
+    value: Any
+    user: Any = None
+    user_id: Any = None
+
+
+@dataclass
+class _Record:
+    """What Argilla says of an item."""
+
+    id: str | int
+    responses: list[_Response] | None = None
 
 
 def _argilla(path: Path) -> Iterator[dict[str, Any]]:
-    for record in _object(path.read_text("utf-8"), str(path)):
-        for response in record.get("responses") or ():
-            user = response.get("user") or response.get("user_id") or "argilla"
+    for record in _read(path, _Record):
+        for response in record.responses or ():
+            user = response.user or response.user_id or "argilla"
             yield {
-                "item": record["id"], "reviewer": str(user), "stage": response["question_name"],
-                "verdict": response["value"],
+                "item": record.id, "reviewer": str(user), "stage": response.question_name,
+                "verdict": response.value,
             }  # fmt: skip
 
 
+@dataclass
+class _Value:
+    selected: str | None = None
+    choices: list[str] | None = None
+
+
+@dataclass
+class _Result:
+    value: _Value = field(default_factory=_Value)
+    from_name: str | None = None
+
+
+@dataclass
+class _Annotation:
+    result: list[_Result] | None = None
+    completed_by: Any = None
+    was_cancelled: bool = False
+
+
+@dataclass
+class _Task:
+    """What Label Studio says of an item."""
+
+    data: dict[str, Any]
+    annotations: list[_Annotation] | None = None
+
+
 def _labelstudio(path: Path) -> Iterator[dict[str, Any]]:
-    for task in _object(path.read_text("utf-8"), str(path)):
-        for annotation in task.get("annotations") or ():
-            if annotation.get("was_cancelled"):
+    for task in _read(path, _Task):
+        for annotation in task.annotations or ():
+            if annotation.was_cancelled:
                 continue
-            by = annotation.get("completed_by") or "label studio"
+            by = annotation.completed_by or "label studio"
             name = by.get("email") or by.get("id") if isinstance(by, dict) else by
-            for result in annotation.get("result") or ():
-                value = result.get("value", {})
-                said = value.get("selected") or (value.get("choices") or [None])[0]
+            for result in annotation.result or ():
+                said = result.value.selected or (result.value.choices or [None])[0]
                 yield {
-                    "item": task["data"].get("item"), "number": task["data"].get("number"),
-                    "reviewer": str(name), "stage": result.get("from_name"), "verdict": said,
+                    "item": task.data.get("item"), "number": task.data.get("number"),
+                    "reviewer": str(name), "stage": result.from_name, "verdict": said,
                 }  # fmt: skip
+
+
+def _read(path: Path, type: type[T]) -> list[T]:
+    """The objects in a list of JSON."""
+    try:
+        return msgspec.json.decode(_text(path), type=list[type])
+    except msgspec.MsgspecError as error:
+        remedy = "export it anew, or name another form"
+        raise DataError(str(error), where=str(path), remedy=remedy) from None
 
 
 _READERS = {

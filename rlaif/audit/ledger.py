@@ -322,9 +322,13 @@ class Ledger:
     def adjudicate(
         self, audit: int, number: int, lead: int, verdict: str, reason: str, *, nonce: str
     ) -> Adjudication:
-        """A lead's final word on an item, in the item's own sides (a, b, tie, both_bad, cant)."""
-        with self._writing() as at:
-            ruled = rulings.adjudicate(at, audit, number, lead, verdict, reason, nonce, self._now())
+        """A lead's final word on an item, in the item's own sides (a, b, tie, both_bad, cant).
+
+        Raises:
+            Refused: nobody disputes the item, it is a repeat, or the reviewer is no lead.
+        """
+        with self._folded(audit) as (_, fold), self._writing() as at:
+            ruled = rulings.adjudicate(at, fold, number, lead, verdict, reason, nonce, self._now())
         self._settle(audit)
         return ruled
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from rlaif.audit.folding import Fold, Reviewed
 from rlaif.audit.items import stratum
+from rlaif.audit.scoring import PLACE
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError
 from rlaif.jsonl import rows, writing
@@ -26,7 +27,6 @@ from rlaif.records import Pair
 
 PAIRS = "pairs.jsonl"
 APPLIED = "overrides.jsonl"
-TARGETS = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def overrides(fold: Fold) -> Iterator[Overlaid]:
     for unit in sorted(fold.units.values(), key=lambda unit: unit.item):
         if unit.kind == "preference" and (found := _decided(unit, plan.reviewers)):
             verdict, why = found
-            target = TARGETS.get(verdict)
+            target = PLACE.get(verdict)
             if target is not None:
                 yield Overlaid(
                     unit.item, target, unit.target, verdict, why, len(unit.all_reviews),

@@ -47,7 +47,7 @@ def alike(at: Connection, fold: Fold, number: int, reviewer: int, most: int) -> 
         (review.seq, unit, review)
         for unit in fold.units.values()
         if unit.stratum == own.unit.stratum and unit.number != number
-        for review in unit.all_reviews
+        for review in unit.here
         if review.reviewer == reviewer
     ]
     found.sort(key=lambda one: -one[0])
@@ -62,7 +62,7 @@ def progress(at: Connection, fold: Fold, reviewer: int) -> Progress:
     audit = fold.audit
     units = (*fold.units.values(), *fold.repeats.values())
     mine = [unit.reviews[reviewer] for unit in units if reviewer in unit.reviews]
-    whole = [review for review in mine if review.seq and not review.source]
+    whole = [review for review in mine if review.seq]
     gate, now = fold.gate(), state(at, fold)
     left = None if now.state != "open" else (gate.left() or 0) + _warming(fold)
     pace = median([review.active_ms for review in whole if review.active_ms] or [USUAL])

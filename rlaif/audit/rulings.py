@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from rlaif.audit import again as redrawing
-from rlaif.audit import chain, claims, people, planned, tables
+from rlaif.audit import chain, claims, people, planned, tables, verdicts
 from rlaif.audit.errors import AuditError, Refused
 from rlaif.audit.folding import Fold
 from rlaif.audit.records import Adjudication, Dispute, GateState, State
@@ -18,11 +18,6 @@ from rlaif.audit.scoring import question
 
 j, g, u = tables.adjudication.c, tables.gate_event.c, tables.unit.c
 ENDS = ("pass", "fail", "inconclusive")
-RULINGS = {
-    "prefer": ("a", "b", "tie", "both_bad", "cant"),
-    "better": ("a", "b", "tie", "both_bad", "cant"),
-    "violated": ("yes", "no", "unsure"),
-}
 
 
 def state(at: Connection, fold: Fold) -> GateState:
@@ -76,17 +71,17 @@ def disputes(fold: Fold) -> list[Dispute]:
 
 
 def adjudicate(
-    at: Connection, audit: int, number: int, lead: int, verdict: str, reason: str, nonce: str,
+    at: Connection, fold: Fold, number: int, lead: int, verdict: str, reason: str, nonce: str,
     now: int,
 ) -> Adjudication:  # fmt: skip
-    """A lead's final word on one item; a later one replaces it."""
-    by = people.lead(at, lead)
+    """A lead's final word on one item that is disputed; a later one replaces it."""
+    by, audit = people.lead(at, lead), fold.audit.id
     if found := at.execute(select(tables.adjudication).where(j.nonce == nonce)).first():
         return Adjudication(
             found.seq, found.audit, found.number, found.reviewer, found.verdict, found.text
         )
     item = planned.item(at, audit, number)
-    allowed = RULINGS[question(item.kind, item.label)]
+    allowed = verdicts.answers(question(item.kind, item.label))
     if verdict not in allowed:
         raise AuditError(f"{verdict!r} is no ruling", remedy=f"one of {', '.join(allowed)}")
     if not reason.strip():
@@ -95,6 +90,9 @@ def adjudicate(
     unit = at.execute(which).one()
     if unit.arm == "retest":
         raise Refused(f"item {number} is a repeat", remedy=f"rule on item {unit.order} instead")
+    if number not in fold.units or not fold.units[number].contested:
+        remedy = "rule on what reviewers differ on, or could not judge; an override opens the gate"
+        raise Refused(f"item {number} waits for no ruling", remedy=remedy)
     row = {"audit": audit, "number": number, "unit": unit.id, "reviewer": by.id, "verdict": verdict}
     seq = chain.append(at, "adjudication", row | {"text": reason, "nonce": nonce, "created": now})
     return Adjudication(seq, audit, number, by.id, verdict, reason)

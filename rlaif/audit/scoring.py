@@ -29,6 +29,11 @@ def question(kind: str, label: str) -> str:
     return "violated" if label == "no_fault" else "better"
 
 
+def same(verdict: str) -> str:
+    """A verdict without the shades that make no difference."""
+    return {"both_bad": "tie", "unsure": "cant"}.get(verdict, verdict)
+
+
 def turned(verdict: str, left: str) -> str:
     """left and right as the item's sides, or the other way about; the rest as it is."""
     sides = {"left": left, "right": "b" if left == "a" else "a"}

@@ -8,7 +8,6 @@ while people review: it says who has which item, and can be told from the rest.
 from __future__ import annotations
 
 import fcntl
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +31,14 @@ from sqlalchemy import (
     event,
     insert,
     inspect,
+    make_url,
     select,
     text,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from rlaif.audit.errors import AuditError
+from rlaif.completions.table import shown
 
 SCHEMA = 1
 BUSY = 30.0  # seconds to wait for another process's lock
@@ -175,10 +176,11 @@ class Database:
     """The tables in one database, made if need be, and connections to it."""
 
     def __init__(self, where: str | Path) -> None:
-        self.where = _shown(str(where))
+        self.where = shown(str(where))  # without a password
         self._file = None if "://" in str(where) else Path(where)
         self._writers = threading.Lock()
-        self._engine = _engine(where)
+        with self._explained():
+            self._engine = _engine(where)
         try:
             self._create()
         except BaseException:
@@ -256,8 +258,7 @@ def _make(at: Connection) -> None:
 
 def _engine(where: str | Path) -> Engine:
     if "://" in str(where):
-        url = str(where).replace("postgresql://", "postgresql+psycopg://", 1)
-        return create_engine(url, pool_size=16, max_overflow=16, pool_pre_ping=True)
+        return _postgres(str(where))
     path = Path(where)
     path.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(f"sqlite:///{path}", pool_size=16, max_overflow=16,
@@ -265,6 +266,23 @@ def _engine(where: str | Path) -> Engine:
     event.listen(engine, "connect", _prepared)
     event.listen(engine, "begin", _begun)
     return engine
+
+
+def _postgres(where: str) -> Engine:
+    scheme, _, rest = where.partition("://")
+    try:
+        if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise ValueError(scheme)
+        url = make_url(f"postgresql+psycopg://{rest}")
+        return create_engine(url, pool_size=16, max_overflow=16, pool_pre_ping=True)
+    except (ValueError, ArgumentError):  # what it says may hold a piece of the password
+        remedy = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or a file"
+        what = "this is no URL of a PostgreSQL database"
+        raise AuditError(what, where=shown(where), remedy=remedy) from None
+    except ImportError as error:
+        remedy = "pip install 'psycopg[binary]', or name a file instead"
+        what = "a postgresql:// ledger needs psycopg, which is not installed"
+        raise AuditError(what, where=shown(where), remedy=remedy) from error
 
 
 def _prepared(connection: Any, record: Any) -> None:
@@ -276,10 +294,3 @@ def _prepared(connection: Any, record: Any) -> None:
 def _begun(connection: Connection) -> None:
     writes = connection.get_execution_options().get("rlaif_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _shown(where: str) -> str:
-    """A path as it is, or a URL without its password."""
-    from sqlalchemy import make_url
-
-    return make_url(where).render_as_string() if "://" in where else os.fspath(where)

@@ -166,14 +166,17 @@ def record_import(
             people_known[row.reviewer] = people.add(at, row.reviewer, "reviewer", now)[0].id
         own = held(at, audit, row.number, people_known[row.reviewer])
         said = Said(row.stage, row.verdict, row.nonce, text=row.text)
-        if row.stage not in own.blind or row.verdict not in _sided(row.stage):
-            raise AuditError(f"{row.verdict!r} is no answer to {row.stage!r}")
+        if row.stage not in own.blind or row.verdict not in answers(row.stage):
+            what = f"item {row.number}: {row.verdict!r} is no answer to {row.stage!r}"
+            asked = "; ".join(f"{stage}: {', '.join(answers(stage))}" for stage in own.blind)
+            raise AuditError(what, remedy=f"it asks for {asked}")
         _add(at, own, "verdict", said, now, blind="unknown", source=source, as_it_is=True)
         new += 1
     return new, there
 
 
-def _sided(stage: str) -> tuple[str, ...]:
+def answers(stage: str) -> tuple[str, ...]:
+    """What a question may be answered with, in the item's own sides."""
     return ("a", "b", "tie", "both_bad", "cant") if stage in SIDED else VERDICTS[stage]
 
 

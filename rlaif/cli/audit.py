@@ -88,7 +88,8 @@ def sample(
 @click.argument("run", type=RUN)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=0, help="0 takes a free one.", show_default=True)
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A host that browsers may use.")
+@click.option("--allow-host", multiple=True, metavar="NAME",
+              help="A host that browsers may use; https://NAME behind TLS.")  # fmt: skip
 @click.option("--open", "browse", is_flag=True, help="Open the page in a browser.")
 @database
 def serve(
@@ -205,9 +206,8 @@ def bring(
     """Add the verdicts in FILE to the audit of RUN; the gate leaves them out."""
     from rlaif.audit.importing import import_file
 
-    form = form or {".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "jsonl")
     with _latest(run, kind, db) as (ledger, found):
-        new, there = import_file(ledger, found.id, file, form, source or file.name)
+        new, there = import_file(ledger, found.id, file, form, source)
     if as_json:
         click.echo(json.dumps({"new": new, "there": there}))
     else:

@@ -101,7 +101,7 @@ def inspect(audit: Number, number: Number, at: Lead) -> Response:
     """An item whose reviews are complete, with what people and the AI said, without names.
 
     Raises:
-        Refused: somebody, perhaps this lead, is still to judge it blind.
+        Refused: somebody, perhaps this lead, is still to judge it blind, or to rule on it.
     """
     item, me = at.ledger.item(audit, number), at.reviewer.id
     own = at.ledger.look(audit, number, me)
@@ -111,6 +111,8 @@ def inspect(audit: Number, number: Number, at: Lead) -> Response:
         unit = fold.units.get(number)
         if unit is None or not unit.complete(fold.audit.plan.reviewers):
             raise Refused("this item is still to be judged", remedy="look when it is reviewed")
+        if unit.disputed:
+            raise Refused("this item waits for a ruling", remedy="rule on it first, then look")
         verdicts = sorted(unit.verdict(review) for review in unit.counted)
     sides = dict(SIDES[item.kind])
     said = {"revised": "found a fault, and revised", "no_fault": "found no fault"}

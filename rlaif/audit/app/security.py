@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlaif.audit.records import Reviewer
+from rlaif.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,34 @@ LARGEST = 2 * 1024 * 1024
 """Bytes of a request's body."""
 
 
-def hosts(port: int, named: Iterable[str] = ()) -> frozenset[str]:
-    """The Host headers that are answered: loopback, and those named, with the port and as given."""
-    found = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+def hosts(port: int, named: Iterable[str] = ()) -> dict[str, str]:
+    """The Host headers that are answered: loopback, and those named, with the port and as given;
+    and the scheme of each.
+
+    Raises:
+        RunError: a name is none.
+    """
+    found = {f"{name}:{port}": "http" for name in ("127.0.0.1", "localhost", "[::1]")}
     for name in named:
-        bare = name.strip().lower()
-        found |= {bare, f"{bare}:{port}"} if _without_port(bare) else {bare}
-    return frozenset(found)
+        scheme, _, bare = address(name).partition("://")
+        names = (bare, f"{bare}:{port}") if _without_port(bare) else (bare,)
+        found |= dict.fromkeys(names, scheme)
+    return found
+
+
+def address(name: str) -> str:
+    """The address of an allowed host, without a path: by http, unless it is named with https://.
+
+    Raises:
+        RunError: it is no host.
+    """
+    given = name.strip().lower()
+    scheme, _, bare = given.rpartition("://")
+    bare = bare.removesuffix("/")
+    if scheme not in ("", "http", "https") or not bare or set(bare) & set("/?#@ "):
+        remedy = "--allow-host audit.example.org, or https://audit.example.org behind TLS"
+        raise RunError(f"{name!r} names no host", remedy=remedy)
+    return f"{scheme or 'http'}://{bare}"
 
 
 def loopback(host: str) -> bool:
@@ -74,7 +96,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: frozenset[str], cookie: str,
+        self, app: ASGIApp, *, hosts: Mapping[str, str], cookie: str,
         session_of: Callable[[str], Reviewer | None], refused: Callable[[], str],
     ) -> None:  # fmt: skip
         self.app, self.hosts, self.cookie = app, hosts, cookie
@@ -86,6 +108,8 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         request = Request(scope)
+        if self.hosts.get(request.headers.get("host", "").lower()) == "https":
+            scope["scheme"] = "https"  # a proxy speaks TLS for us: links and cookies are for that
         answer = self._foreign(request) or await self._stranger(request)
         begun = _Sending(send, request.url.path)
         try:

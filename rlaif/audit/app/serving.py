@@ -31,7 +31,7 @@ from rlaif.audit import ADDRESS, where
 from rlaif.audit.app import leading, reviewing
 from rlaif.audit.app.pages import HERE, Templates, Visit
 from rlaif.audit.app.reviewing import At
-from rlaif.audit.app.security import Guard, hosts, loopback
+from rlaif.audit.app.security import Guard, address, hosts, loopback
 from rlaif.audit.errors import AuditError, NotAnswered, NotFound, NotYours, Refused
 from rlaif.audit.ledger import Ledger, opened
 from rlaif.errors import RunError
@@ -48,10 +48,12 @@ def serve(
     """Serve the audits of a run until Ctrl-C; prints a link that logs its user in once.
 
     `db` is a `postgresql://` URL or a file, where the ledger is not the run's own. Port 0 takes a
-    free one. `allow_host` names the hosts under which a browser may ask, as `audit.example.org`.
+    free one. `allow_host` names the hosts under which a browser may ask, as `audit.example.org`;
+    with `https://` before it, links and cookies are for https.
 
     Raises:
-        RunError: off-loopback without `allow_host`, the port is taken, or there is no audit.
+        RunError: off-loopback without `allow_host`, a host that is none, the port is taken, or
+            there is no audit.
     """
     if not loopback(host) and not allow_host:
         raise RunError(
@@ -64,13 +66,14 @@ def serve(
         ledger = opened(place)
         try:
             app = application(ledger, port=port, allow_host=allow_host)
-            name = allow_host[0] if allow_host and not loopback(host) else f"127.0.0.1:{port}"
-            link = f"http://{name}/login?token={_own_invitation(ledger)}"
+            beyond = allow_host and not loopback(host)
+            site = address(allow_host[0] if beyond else f"127.0.0.1:{port}")
+            link = f"{site}/login?token={_own_invitation(ledger)}"
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, server_header=False, lifespan="off",
                 timeout_graceful_shutdown=5, ws="none",
             )  # fmt: skip
-            with suppress(KeyboardInterrupt), _told(run, f"http://{name}"):  # how one ends it
+            with suppress(KeyboardInterrupt), _told(run, site):  # how one ends it
                 sys.stdout.write(
                     f"Review at {link}\nThe link works once. Ctrl-C ends the server.\n"
                 )
