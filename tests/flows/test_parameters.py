@@ -74,6 +74,8 @@ def test_a_path_starts_where_the_flow_runs_not_at_the_config(
 def test_a_mistake_has_place_and_remedy() -> None:
     with pytest.raises(ConfigError, match=r"`betta`|'betta'.*\n.*did you mean `beta`"):
         ask(changes=["policy.betta=1"])
+    with pytest.raises(ConfigError, match="no user nobody-here"):
+        ask(model="~nobody-here/m")
 
 
 def test_a_run_goes_on_as_it_stood(tmp_path: Path) -> None:
