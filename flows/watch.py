@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -262,4 +263,7 @@ def main(laws: tuple[Path, ...], runs: Path, several: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RlaifError as error:
+        sys.exit(f"error: {error}")
