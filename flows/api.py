@@ -22,8 +22,8 @@ _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class Api:
-    """Prefect's REST API at a URL. Every method raises OSError where it does not answer, and
-    HTTPError, which is one, where it refuses."""
+    """Prefect's REST API at a URL. Every method raises URLError, ConnectionError or TimeoutError
+    where it does not answer, and HTTPError, which is a URLError, where it refuses."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")

@@ -19,13 +19,17 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows.api import POOL, TAG, Api, url
 from flows.steps import accelerator
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, RlaifError
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 
 
-def main() -> int:
-    """Apply all of it; what is there already is brought up to date."""
+def main() -> None:
+    """Apply all of it; what is there already is brought up to date.
+
+    Raises:
+        ConfigError: no server is named, or prefect.yaml cannot be used.
+    """
     url()  # with none, Prefect would start a server of its own
     with get_client(sync_client=True) as client:
         _pool(client)
@@ -38,7 +42,6 @@ def main() -> int:
     if done.returncode:
         raise ConfigError(f"{done.stdout}\n{done.stderr}", where="prefect.yaml", remedy="fix it")
     _finished(Api(str(client.api_url)))
-    return 0
 
 
 def _pool(client: SyncPrefectClient) -> None:
@@ -49,7 +52,8 @@ def _pool(client: SyncPrefectClient) -> None:
 
 
 def _limit(client: SyncPrefectClient) -> None:
-    name = accelerator()
+    if not (name := accelerator()):
+        return
     try:
         client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
@@ -76,4 +80,7 @@ def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except RlaifError as error:
+        sys.exit(f"error: {error}")

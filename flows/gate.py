@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +90,12 @@ def said(found: GateState) -> str:
 
 def _ask(folder: Path, asked: dict[str, Any]) -> None:
     note = folder / AWAITING
-    before = json.loads(note.read_text("utf-8")) if note.is_file() else {}
+    before = note.read_text("utf-8") if note.is_file() else ""
     draft = note.with_suffix(".tmp")
-    draft.write_text(json.dumps(asked), "utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(asked, file)
+        file.flush()
+        os.fsync(file.fileno())  # whole, whenever the power goes
     draft.replace(note)
-    if before.get("labels") != asked["labels"]:  # else they were asked for already
+    if asked["labels"] not in before:  # else they were asked for already
         shown.event("rlaif.audit.requested", folder, labels=asked["labels"])

@@ -9,6 +9,7 @@ are none; what is not listed here is changed by `changes`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,7 @@ def _changes(parameters: Mapping[str, Any]) -> Iterator[str]:
     for parameter, keys in SETS.items():
         if (value := parameters.get(parameter)) in (None, ""):
             continue
-        if parameter in ("constitution", "model") and Path(value).expanduser().exists():
-            value = Path(value).expanduser().absolute()  # not from the config's folder
+        here = Path(os.path.expanduser(str(value)))
+        if parameter in ("constitution", "model") and here.exists():
+            value = here.absolute()  # not from the config's folder
         yield from (f"{key}={value}" for key in keys)

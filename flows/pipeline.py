@@ -36,6 +36,7 @@ from flows.parameters import (
 from flows.shards import warm
 from flows.steps import Reached, Steps, begun, deployed, opened, told
 from rlaif.completions import default_path
+from rlaif.constitution import Constitution
 from rlaif.errors import RlaifError
 from rlaif.pipeline import Pipeline
 from rlaif.planning import plan
@@ -119,18 +120,21 @@ def _built(given: dict[str, Any]) -> Any:
     return carried_out(wanted, given)
 
 
-def carried_out(wanted: Asked, given: dict[str, Any], *, planned: bool = False) -> Any:
-    """Build what was asked for; the path of what was made last, or the state to end in."""
+def carried_out(wanted: Asked, given: dict[str, Any], law: Constitution | None = None) -> Any:
+    """Build what was asked for; the path of what was made last, or the state to end in.
+
+    `law`: the one whose plan was shown. It is built, even if its file was edited meanwhile.
+    """
     if given["audit_gate"]:
         wanted = replace(wanted, config=wanted.config.gated())
-    if deployed() and not planned:
+    if deployed() and law is None:
         how = {"store": default_path(), "as_it_stood": wanted.as_it_stood}
         made = plan(wanted.config, root=wanted.runs, **how)
         shown.plan(made, wanted.folder)
 
     def open_run() -> Any:
         how = {"fresh": given["fresh"] or (), "since": begun(), "as_it_stood": wanted.as_it_stood}
-        return Pipeline.open(wanted.config, root=wanted.runs, **how)
+        return Pipeline.open(wanted.config, root=wanted.runs, law=law, **how)
 
     with opened(open_run) as run:
         try:

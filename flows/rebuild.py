@@ -30,7 +30,7 @@ from flows.parameters import DEMO, Asked, Change, ConfigFile, Hours, Law, Stage,
 from flows.pipeline import carried_out
 from flows.steps import deployed, told
 from rlaif.completions import default_path
-from rlaif.constitution import load
+from rlaif.constitution import Constitution, load
 from rlaif.errors import RlaifError, RunError
 from rlaif.planning import Plan, plan
 
@@ -91,22 +91,23 @@ def _rebuilt(given: dict[str, Any], approve_within_h: int | None) -> Any:
     own, edited = asked(given | {"constitution": ""}), asked(given).config.constitution
     if edited.resolve() != own.config.constitution.resolve():
         return _nothing(f"{own.config.name} follows {own.config.constitution.name}")
-    wanted = _renamed(own, given["changes"] or ())
+    law = load(own.config.constitution)  # once: what is planned, approved and named is built
+    wanted = _renamed(own, law, given["changes"] or ())
     wanted.check()
-    made = plan(wanted.config, root=wanted.runs, store=default_path())
+    made = plan(wanted.config, root=wanted.runs, store=default_path(), law=law)
     shown.plan(made, wanted.folder, f"What the edit costs: {_summed(made)}.")
     if not given["fresh"]:  # with it, the run itself knows what an earlier attempt made anew
         if all(stage.state == "done" for stage in made.stages):
             return _nothing(f"{wanted.folder} is built already")
         _refuse_unless_fresh(made, wanted)
-    if approve_within_h is not None and not _approved(made, wanted, approve_within_h):
+    if approve_within_h is not None and not _approved(made, wanted, law, approve_within_h):
         return Completed(name="LeftAsItIs", message="a person decided to leave it")
-    return carried_out(wanted, given | {"until": "report", "shards": 1}, planned=True)
+    return carried_out(wanted, given | {"until": "report", "shards": 1}, law)
 
 
-def _renamed(own: Asked, changes: Sequence[str]) -> Asked:
+def _renamed(own: Asked, law: Constitution, changes: Sequence[str]) -> Asked:
     """The run of its own: its name says which law, and which changes."""
-    end = f"-{load(own.config.constitution).digest[:8]}"
+    end = f"-{law.digest[:8]}"
     if changes:
         end += f"-{hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:6]}"
     name = own.config.name[: LONGEST - len(end)] + end
@@ -134,10 +135,9 @@ def _summed(made: Plan) -> str:
     return f"{new:,} calls, at most {most:,}; {total['cached']:,} are cached"
 
 
-def _approved(made: Plan, wanted: Asked, hours: int) -> bool:
+def _approved(made: Plan, wanted: Asked, law: Constitution, hours: int) -> bool:
     """Whether a person wants the plan carried out. The answer is to this law alone: another edit
     in the meantime is asked about anew."""
-    law = load(wanted.config.constitution)
     text = f"{wanted.title}: {_summed(made)}. The plan is among the artifacts of this flow run."
     answer = _answer(f"law-{law.digest[:12]}", text, hours)
     log.info("%s by %s: %s", answer.decision, answer.by, answer.why or "no reason given")

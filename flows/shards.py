@@ -19,6 +19,7 @@ from prefect import unmapped
 from flows import shown
 from flows.steps import as_task
 from rlaif.config import RunConfig
+from rlaif.constitution import loads, to_yaml
 from rlaif.errors import ConfigError, EngineError
 from rlaif.pipeline import Pipeline
 
@@ -41,16 +42,22 @@ def warm(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -
             "shards to 1",
         )
     run.models.make_room()
-    asked = {  # paths and names only: a store and its models are opened where the shard runs
+    asked = _asked(run, stage, shards, prompts, *inputs)
+    as_task(f"{stage} shard", _shard).map(range(shards), unmapped(asked)).result()
+
+
+def _asked(run: Pipeline, stage: str, shards: int, prompts: Path, *inputs: Path) -> dict[str, Any]:
+    """What each shard is told, in plain values: it opens a store and models where it runs."""
+    return {
         "shards": shards,
         "stage": stage,
         "config": run.run.config.resolved(),
+        "law": to_yaml(run.constitution),  # as the run has it: its file may have been edited
         "store": run.store,
         "prompts": str(prompts),
         "inputs": [str(path) for path in inputs],
         "logs": str(run.run.folder.resolve() / "logs"),
     }
-    as_task(f"{stage} shard", _shard).map(range(shards), unmapped(asked)).result()
 
 
 def _shard(number: int, asked: dict[str, Any]) -> None:
@@ -66,8 +73,8 @@ def _shard(number: int, asked: dict[str, Any]) -> None:
             "engine": engine,
             stage: section.model_copy(update={"limit": None}),
         }
-        told = config.model_copy(update=own)
-        with Pipeline.open(told, root=scratch, store=asked["store"]) as run:
+        told, law = config.model_copy(update=own), loads(asked["law"])
+        with Pipeline.open(told, root=scratch, store=asked["store"], law=law) as run:
             try:
                 getattr(run, stage)(part, *map(Path, asked["inputs"]))
             except EngineError:

@@ -13,13 +13,14 @@ import fcntl
 import json
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 
 import click
 
@@ -34,6 +35,9 @@ log = logging.getLogger("rlaif.flows.watch")
 
 ENDED = {"fail": "failed", "inconclusive": "inconclusive", "pass": "held"}
 """What an audit has come to that does not let training begin."""
+
+NO_ANSWER = (URLError, ConnectionError, TimeoutError)
+"""What `Api` raises where the server does not answer."""
 
 TICK_MS = 3000
 AGAIN_S, TIMES = 600.0, 6  # until an event that nobody acted upon is sent again, and how often
@@ -59,15 +63,18 @@ class Watch:
         self._said: dict[str, str] = {}
 
     def look(self) -> None:
-        """Look at everything once; a server that does not answer is asked again next time."""
+        """Look at everything once. What fails is told of, once; a server that does not answer is
+        asked again next time."""
         for part in (self.constitutions, self.gates, self.dead, self.crashed):
             try:
                 part()
             except HTTPError as error:
                 hint = " (PREFECT_API_AUTH_STRING is its password)" if error.code == 401 else ""
                 self._complain(part.__name__, f"Prefect's server says {error.code}{hint}")
-            except OSError as error:
+            except NO_ANSWER as error:
                 log.debug("%s: %s", part.__name__, error)
+            except Exception as error:
+                self._complain(part.__name__, repr(error))
 
     def _each(self, items: Iterable[T], name: Callable[[T], str], act: Callable[[T], None]) -> None:
         """One that fails is told of, once, and keeps no other from its turn.
@@ -81,6 +88,10 @@ class Watch:
                 self._said.pop(name(item), None)
             except (HTTPError, RlaifError) as error:
                 self._complain(name(item), str(error))
+            except NO_ANSWER:
+                raise
+            except Exception as error:
+                self._complain(name(item), repr(error))
 
     def _complain(self, what: str, said: str) -> None:
         if self._said.get(what) != said:
@@ -252,4 +263,7 @@ def main(laws: tuple[Path, ...], runs: Path, several: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RlaifError as error:
+        sys.exit(f"error: {error}")

@@ -8,19 +8,20 @@ Nothing else is shared by path: finished calls live in the completions store.
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlaif.audit import ADDRESS
 from rlaif.constitution import load
 from rlaif.errors import RlaifError, RunError
 from rlaif.report import figures_of
-from rlaif.runs import OPTIONAL, STAGES, base, locked
+from rlaif.runs import OPTIONAL, STAGES, base, held, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def place(name: str, root: Path) -> Path:
     """
     for folder in (root / name, Path(name)):
         if (folder / "run.json").is_file():
-            return folder
+            return folder if folder.name.strip(".") else folder.resolve()
     known = ", ".join(path.name for path in kept_in(root)[:10])
     remedy = f"there are: {known}" if known else "`rlaif runs list --runs FOLDER` lists them"
     raise RunError(f"no run is called {name!r}", where=str(root), remedy=remedy)
@@ -115,8 +116,8 @@ def remove(runs: Iterable[Kept]) -> None:
     """Remove the folders of some runs.
 
     Raises:
-        RunError: a run that stays needs one of them, or a process works in one; then none is
-            removed.
+        RunError: a run that stays needs one of them, a process works in one, or people review one;
+            then none is removed.
     """
     runs = list(runs)
     going = {run.name for run in runs}
@@ -128,6 +129,12 @@ def remove(runs: Iterable[Kept]) -> None:
                 where=str(run.folder),
                 remedy=f"remove it as well: rlaif runs rm {run.name} {' '.join(staying)}",
             )
+        if held(run.folder / ADDRESS):
+            raise RunError(
+                "its review app is up, and people may be at work",
+                where=str(run.folder),
+                remedy="end `rlaif audit serve` with Ctrl-C first",
+            )
     with ExitStack() as stack:
         for folder in gone:
             stack.enter_context(locked(folder))
@@ -136,6 +143,14 @@ def remove(runs: Iterable[Kept]) -> None:
             folder.replace(left)
     for left in gone.values():
         shutil.rmtree(left)
+
+
+def sweep(root: Path) -> list[Path]:
+    """Remove what removals that were interrupted have left under `root`; which folders it was."""
+    left = sorted(root.glob(".*.gone"))
+    for folder in left:
+        shutil.rmtree(folder)
+    return left
 
 
 # --- one run --------------------------------------------------------------------------------------
@@ -187,23 +202,11 @@ def _record(done: Path) -> dict[str, Any]:
 
 
 def _state(folder: Path, figures: dict[str, Any]) -> str:
-    if _held(folder):
+    if held(folder / ".lock"):
         return "running"
     if (folder / "awaiting.json").is_file():
         return "waiting"
     return "unfinished" if figures["missing"] else "done"
-
-
-def _held(folder: Path) -> bool:
-    """Whether a process has the run open."""
-    try:
-        with (folder / ".lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _law(folder: Path) -> str:
@@ -215,7 +218,12 @@ def _law(folder: Path) -> str:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a training removes checkpoints meanwhile
+                size += Path(at, name).lstat().st_size
+    return size
 
 
 def _needed_by(folder: Path, root: Path) -> Iterator[str]:

@@ -51,14 +51,16 @@ class Pipeline:
         since: datetime | None = None,
         as_it_stood: bool = False,
         store: str | None = None,
+        law: Constitution | None = None,
     ) -> Iterator[Pipeline]:
-        """The pipeline of `config`, its run folder locked (`Run.open`), its completions store open.
+        """The pipeline of `config`, its run folder locked (`Run.open`), its completions store open;
+        with `law`, its constitution as it was read before.
 
         Raises:
             ConfigError: the constitution, the templates or the model cannot be used.
             RunError: another process works in the run.
         """
-        constitution = load(config.constitution)
+        constitution = law or load(config.constitution)
         templates = Templates(config.templates or folder("prompts"))
         logs = (root / config.name / "logs").absolute()
         engine = config.engine.model_copy(update={"logs": config.engine.logs or logs})

@@ -21,7 +21,7 @@ from rlaif import jsonl
 from rlaif.completions import Store
 from rlaif.config import EngineConfig, RunConfig
 from rlaif.config.policy import OnlineConfig
-from rlaif.constitution import load
+from rlaif.constitution import Constitution, load
 from rlaif.engine.counts import Counts
 from rlaif.engine.models import Models
 from rlaif.estimating import TRAININGS, Past, pairs
@@ -92,13 +92,21 @@ class Plan:
         return {"stages": stages, "total": self.total, "fresh": self.fresh}
 
 
-def plan(config: RunConfig, *, root: Path, store: str, as_it_stood: bool = False) -> Plan:
-    """What `rlaif run` with this config would ask and train; `as_it_stood` as `Run.open` has it.
+def plan(
+    config: RunConfig,
+    *,
+    root: Path,
+    store: str,
+    as_it_stood: bool = False,
+    law: Constitution | None = None,
+) -> Plan:
+    """What `rlaif run` with this config would ask and train; the rest as `Pipeline.open` has it.
 
     Raises:
         ConfigError: the constitution, the templates, the prompts or the model cannot be used.
     """
-    law, templates = load(config.constitution), Templates(config.templates or folder("prompts"))
+    law = law or load(config.constitution)
+    templates = Templates(config.templates or folder("prompts"))
     with tempfile.TemporaryDirectory(prefix="rlaif-plan-") as scratch, Store(store) as completions:
         models = _Silent(completions)
         scratched = Run(Path(scratch), config)
@@ -128,8 +136,8 @@ def _walk(pipeline: Pipeline, made: Plan, prompts: Path) -> None:
         policy = pipeline.policy(labels, finetuned, prompts, rewarded)
         pipeline.evaluation(prompts, critiqued, finetuned, preferred, policy)
     except _Untrained:
-        there = {s.stage for s in made.stages}
-        made.stages += [s for s in _estimated(config, prompts) if s.stage not in there]
+        there, law = {s.stage for s in made.stages}, len(pipeline.constitution.principles)
+        made.stages += [s for s in _estimated(config, law, prompts) if s.stage not in there]
 
 
 class _Untrained(Exception):
@@ -198,10 +206,10 @@ def _count(prompts: Path, split: str) -> int:
     return sum(1 for _ in jsonl.rows(prompts / f"{split}.jsonl", Prompt))
 
 
-def _estimated(config: RunConfig, prompts: Path) -> Iterator[Planned]:
-    """The calls of the stages that ask a model still to be trained, by the config alone."""
+def _estimated(config: RunConfig, law: int, prompts: Path) -> Iterator[Planned]:
+    """The calls of the stages that ask a model still to be trained, by the config alone; `law` is
+    the number of its principles."""
     trained, heldout = _count(prompts, "train"), _count(prompts, "heldout")
-    law = len(load(config.constitution).principles)
     chosen, judged = config.preferences, config.evaluation
     yield Planned("finetune", "to do")
     n = min(trained, chosen.limit or trained)

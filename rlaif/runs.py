@@ -364,6 +364,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def held(path: Path) -> bool | None:
+    """Whether a living process has its lock on this file; None where there is no such file."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who ask don't meet
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def _full_disk_explained(folder: Path) -> Iterator[None]:
     try:

@@ -77,7 +77,11 @@ def test_the_kind_of_a_policy_decides_its_keys(tmp_path: Path) -> None:
         ("critique: {rounds: two}", "5:20", "`critique.rounds` ('two')", "it means: How often"),
         ("critique: {rounds: -1}", "5:20", "greater than or equal to 0", "it means: How often"),
         ("policy: {kind: dpo, betta: 1}", "5:21", "the key 'betta' is unknown", "`beta`?"),
-        ("policy: {kind: rlhf}", "5:9", "'rlhf'", ""),
+        ("policy: {kind: rlhf}", "5:9", "'rlhf'", "`policy: {kind: dpo}`; the kinds are dpo, kto,"),
+        ("policy: ppo", "5:9", "`policy` ('ppo'): this is no section", "`policy: {kind: ppo}`"),
+        ("policy: null", "5:9", "`policy`: this is no section", "the kinds are dpo, kto, ppo,"),
+        ("policy: [ppo]", "5:9", "`policy`: this is no section", "`policy: {kind: dpo}`"),
+        ("templates: ~nobody-here/t", "5:12", "no user nobody-here", "it means: "),
         ("engine: {base_urls: [ftp://x]}", "5:22", "is not a URL", ""),
         ("constitutoin: x", "5:1", "the key 'constitutoin' is unknown", "`constitution`?"),
     ],
@@ -91,6 +95,11 @@ def test_an_error_says_where_what_and_the_remedy(
     assert f"run.yaml:{place}: " in said
     assert what in said
     assert remedy in said
+
+
+def test_a_change_that_says_no_kind_is_told_so_too(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match=r"--set policy=ppo:1:1: .*\n.*`policy: \{kind: ppo\}`"):
+        config(tmp_path, LEAST, "policy=ppo")
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:

@@ -293,6 +293,22 @@ def test_readme_names_every_command_and_target() -> None:
     assert not [name for name in cli.COMMANDS if f"rlaif {name}" not in text]
 
 
+@pytest.mark.parametrize(("right", "said"), [(0, "no virtual"), (1, "Python 3.11 is needed")])
+def test_setup_wants_the_python_of_the_locks(tmp_path: Path, right: int, said: str) -> None:
+    """A Python that answers so when it is asked for its version, and makes no environment."""
+    python, venv = tmp_path / "python3", tmp_path / "venv"
+    python.write_text(f'#!/bin/sh\ntest "$1" = -c && exit {right}\nexit 1\n')
+    python.chmod(0o755)
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to("/bin/false")  # left by another Python
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "setup", "DEVICE=cpu", f"VENV={venv}", f"PYTHON={python}"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert said in done.stdout
+    assert venv.exists() == bool(right)
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_example_without_prefect_trains_a_reward_model_where_the_config_wants_one(
     enabled: bool, monkeypatch: pytest.MonkeyPatch

@@ -188,7 +188,7 @@ def test_a_plan_counts_the_rounds(tmp_path: Path, trained: list[dict[str, Any]])
 
     told = config(tmp_path)
     go(tmp_path, 1)
-    planned = Plan(list(_estimated(told, tmp_path / "run" / "prompts"))).stages
+    planned = Plan(list(_estimated(told, 9, tmp_path / "run" / "prompts"))).stages
     by_name = {stage.stage: stage for stage in planned}
     assert [*by_name][1:] == ["preferences", "reward", *LATER, "evaluation"]
     labels = by_name["preferences"].at_most

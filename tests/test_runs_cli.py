@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rlaif import keeping
+from rlaif.audit.ledger import Ledger
 from rlaif.cli.runs import runs
 from rlaif.config import RunConfig
 from rlaif.runs import Run
@@ -130,6 +135,51 @@ def test_rm_refuses_what_a_process_works_in(rlaif: Callable[..., Result], root: 
     assert rlaif("rm", "second", "--yes").exit_code == 0
 
 
+def test_rm_refuses_what_people_review(rlaif: Callable[..., Result], root: Path) -> None:
+    run = root / "second"
+    with Ledger.open(run / "audit.db"):
+        pass
+    command = [sys.executable, "-m", "rlaif", "audit", "serve", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
+        assert app.stdout
+        assert app.stdout.readline().startswith("Review at ")
+        refused = rlaif("rm", "second", "--yes")
+        app.send_signal(signal.SIGINT)
+    assert "its review app is up" in str(refused.exception)
+    asked = rlaif("rm", "second", input="y\n")
+    assert "with what people said in its audit" in asked.stderr
+    assert not run.exists()
+
+
+def test_the_size_of_a_run_that_is_at_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and folders that are removed while it is measured don't count."""
+    run, walk = root / "second", os.walk
+    (run / "policy" / "checkpoint-1").mkdir()
+    (run / "policy" / "checkpoint-1" / "weights").write_text("x")
+    size = keeping.kept(run, root).bytes
+
+    def walked(folder: Path) -> Iterator[Any]:
+        for found in walk(folder):
+            if found[0].endswith("checkpoint-1"):
+                shutil.rmtree(found[0])
+            yield found
+
+    monkeypatch.setattr(keeping.os, "walk", walked)
+    assert keeping.kept(run, root).bytes == size - 1
+
+
+def test_a_run_is_named_by_the_folder_that_one_is_in(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root / "second" / "policy")
+    for name in ("..", "../../second"):
+        assert keeping.kept(keeping.place(name, root / "none"), root).name == "second"
+    monkeypatch.chdir(root / "second")
+    done = CliRunner().invoke(runs, ["rm", "--yes", "."])
+    assert done.exit_code == 0
+    assert not (root / "second").exists()
+
+
 def test_a_run_that_waits_for_its_audit_says_so(root: Path) -> None:
     (root / "first" / "awaiting.json").write_text("{}", "utf-8")
     assert keeping.kept(root / "first", root).state == "waiting"
@@ -158,7 +208,11 @@ def test_rm_after_one_that_was_interrupted(rlaif: Callable[..., Result], root: P
     left = root / ".second.gone" / "policy"
     left.mkdir(parents=True)
     (left / "weights").write_text("half removed")
-    assert rlaif("rm", "second", "--yes").exit_code == 0
+    assert "no run is called 'other'" in str(rlaif("rm", "other", "--yes").exception)
+    assert not left.parent.exists()  # any removal ends one that was interrupted
+    left.mkdir(parents=True)
+    done = rlaif("rm", "second", "--yes")
+    assert f"removed {left.parent}, left by" in done.stderr
     assert not left.parent.exists()
     assert not (root / "second").exists()
 

@@ -111,14 +111,18 @@ def compare(names: tuple[str, ...], root: Path, as_json: bool) -> None:
 def rm(names: tuple[str, ...], root: Path, yes: bool, as_json: bool) -> None:
     """Remove runs; their finished calls stay in the completions store.
 
-    A run that another run depends on, or that a process works in, is refused.
+    A run that another run depends on, that a process works in, or that people review is refused.
     """
-    from rlaif.keeping import kept, place, remove
+    from rlaif.audit import LEDGER
+    from rlaif.keeping import kept, place, remove, sweep
 
+    for folder in sweep(root):
+        click.echo(f"removed {folder}, left by a removal that was interrupted", err=True)
     found = [kept(place(name, root), root) for name in names]
     if not yes:
         for run in found:
-            click.echo(f"{run.folder}: {run.state}, {_size(run.bytes)}", err=True)
+            audited = ", with what people said in its audit" * (run.folder / LEDGER).is_file()
+            click.echo(f"{run.folder}: {run.state}, {_size(run.bytes)}{audited}", err=True)
         click.confirm("remove for good?", abort=True, err=True)
     remove(found)
     freed = sum(run.bytes for run in found)

@@ -90,10 +90,23 @@ def _explained(detail: ErrorDetails, root: Mapping) -> Problem:
     if kind == "missing":
         return Problem(node.mark, f"`{name}` is missing", f"add `{loc[-1]}: ...`")
     shown = f" ({quote(node.value)})" if isinstance(node, Text) and node.value else ""
+    if kind.startswith("union_tag"):
+        return _of_no_kind(detail, node, name)
     said = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     said = said[:1].lower() + said[1:]
     meaning = _meaning(loc)
     return Problem(node.mark, f"`{name}`{shown}: {said}", meaning or "correct the value")
+
+
+def _of_no_kind(detail: ErrorDetails, node: Node, name: str) -> Problem:
+    """What is wrong with a section that does not say, as it has to, of which kind it is."""
+    models = _models_at(detail["loc"])
+    kinds = [kind for model in models for kind in get_args(model.model_fields["kind"].annotation)]
+    said = detail.get("ctx", {}).get("tag") or (node.value if isinstance(node, Text) else None)
+    shown = f" ({quote(said)})" if said else ""
+    example = said if said in kinds else kinds[0]
+    remedy = f"write `{name}: {{kind: {example}}}`; the kinds are {', '.join(kinds)}"
+    return Problem(node.mark, f"`{name}`{shown}: this is no section of a known kind", remedy)
 
 
 def _meaning(loc: tuple[int | str, ...]) -> str:

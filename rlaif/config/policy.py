@@ -326,8 +326,10 @@ class OnlineConfig(Section):
     """How each round is trained."""
 
 
-def _kind(section: Any) -> str:
-    return section.get("kind", "dpo") if isinstance(section, dict) else section.kind
+def _kind(section: Any) -> str | None:
+    if isinstance(section, dict):
+        return section.get("kind", "dpo")
+    return getattr(section, "kind", None)
 
 
 PolicyConfig = Annotated[

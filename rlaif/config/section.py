@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 def _from_folder(path: Path, info: ValidationInfo) -> Path:
     """A path in a config starts from the config's folder."""
     folder = (info.context or {}).get("folder", Path())
-    return Path(folder, path.expanduser()).resolve()
+    try:
+        return Path(folder, path.expanduser()).resolve()
+    except RuntimeError:
+        raise ValueError(f"this machine has no user {path.parts[0].removeprefix('~')}") from None
 
 
 def _law(path: Path, info: ValidationInfo) -> Path:

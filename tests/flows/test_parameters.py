@@ -74,6 +74,8 @@ def test_a_path_starts_where_the_flow_runs_not_at_the_config(
 def test_a_mistake_has_place_and_remedy() -> None:
     with pytest.raises(ConfigError, match=r"`betta`|'betta'.*\n.*did you mean `beta`"):
         ask(changes=["policy.betta=1"])
+    with pytest.raises(ConfigError, match="no user nobody-here"):
+        ask(model="~nobody-here/m")
 
 
 def test_a_run_goes_on_as_it_stood(tmp_path: Path) -> None:
@@ -151,17 +153,22 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("scripted")
 def test_a_stage_after_its_shards_asks_nothing_and_is_the_same(tmp_path: Path) -> None:
+    """Also where the law is edited while the run goes on."""
+    law = tmp_path / "law.yaml"
     told = finished_run.config(
-        prompts=finished_run.requests(tmp_path / "p.jsonl", train=11, heldout=1)
+        prompts=finished_run.requests(tmp_path / "p.jsonl", train=11, heldout=1),
+        constitution=str(law),
+        critique={"rounds": 3, "limit": 10},
     )
-    told = told.model_copy(update={"critique": told.critique.model_copy(update={"limit": 10})})
+    text = (ROOT / "constitution" / "sandbox.yaml").read_text("utf-8")
     digests, sent = [], []
     for name, n in (("alone", 1), ("sharded", 3)):
         store = str(tmp_path / f"{name}.sqlite3")
+        law.write_text(text, "utf-8")
         with Pipeline.open(told, root=tmp_path / name, store=store) as run:
             prompts = run.prompts()
-            given = {"shards": n, "stage": "critique", "config": told.resolved(), "store": store,
-                     "prompts": str(prompts), "inputs": [], "logs": str(tmp_path)}  # fmt: skip
+            law.write_text(text.replace("the response", "the answer"), "utf-8")
+            given = shards._asked(run, "critique", n, prompts)
             for number in range(n) if n > 1 else ():
                 shards._shard(number, given)
             record = stage_record(run.critique(prompts))

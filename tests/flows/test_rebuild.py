@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from flows import pipeline as flow
 from flows import rebuild
 from flows.parameters import Asked
-from rlaif.constitution import load
+from rlaif.constitution import Constitution, load
 from rlaif.errors import RunError
+from rlaif.pipeline import Pipeline
 from rlaif.planning import Plan, Planned
 from rlaif.shipped import SEED_MODEL, folder
 
@@ -38,7 +40,7 @@ class Rebuilt:
             [Planned(s, t) for s, t in zip(("prompts", "critique"), self.states, strict=True)]
         )
 
-    def _built(self, wanted: Asked, given: dict[str, Any], *, planned: bool) -> str:
+    def _built(self, wanted: Asked, given: dict[str, Any], law: Constitution) -> str:
         self.built.append((wanted, given))
         return wanted.config.name
 
@@ -82,3 +84,27 @@ def test_what_is_built_is_built_again_only_if_asked_to(rebuilt: Rebuilt) -> None
     assert rebuilt().name == "NothingToDo"
     rebuilt(fresh=["policy"])
     assert len(rebuilt.built) == 1
+
+
+def test_the_law_that_was_planned_is_built_whatever_its_file_says_by_then(
+    rebuilt: Rebuilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law, text = tmp_path / "law.yaml", LAW.read_text("utf-8")
+    law.write_text(text, "utf-8")
+    planned = load(law).digest
+
+    def edit(*told: Any) -> None:
+        law.write_text(text.replace("Pick the response", "Choose the response", 1), "utf-8")
+
+    def build(run: Pipeline, *asked: Any, **how: Any) -> tuple[str, str]:
+        return run.run.folder.name, run.constitution.digest
+
+    monkeypatch.setenv("RLAIF_STORE", str(tmp_path / "store.sqlite3"))
+    monkeypatch.setenv("RLAIF_ACCELERATOR", "")
+    monkeypatch.setattr(rebuild.shown, "plan", edit)
+    monkeypatch.setattr(rebuild, "carried_out", flow.carried_out)
+    monkeypatch.setattr(flow, "build", build)
+    name, built = rebuilt(changes=[f"constitution={law}"])
+    assert load(law).digest != planned
+    assert built == planned
+    assert name.startswith(f"demo-{planned[:8]}-")

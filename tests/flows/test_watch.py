@@ -21,6 +21,7 @@ from flows.server import loopback_is_direct
 from flows.watch import TIMES, Watch
 from rlaif import audit
 from rlaif.audit.records import GateState
+from rlaif.config.audit import AuditConfig
 from rlaif.errors import RunError
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ class Told:
 
     def emit(self, event: str, resource: str, **payload: Any) -> None:
         if not self.up:
-            raise OSError("refused")
+            raise ConnectionRefusedError("refused")
         self.events.append((event, resource, payload.get("path", payload.get("until"))))
 
     def runs(self, *states: str) -> list[dict[str, Any]]:
@@ -74,16 +75,19 @@ def test_a_file_that_is_being_written_is_no_change(tmp_path: Path) -> None:
 
 @pytest.fixture
 def gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three runs that wait; the gate of `one` cannot be read."""
-    for name in ("one", "three", "two"):
+    """Five runs that wait; of three, the gate or the note cannot be read."""
+    for name in ("empty", "newer", "one", "three", "two"):
         (tmp_path / name).mkdir()
         asked = {"labels": "d", "sample": "s", "until": "reward", "shards": 2}
         (tmp_path / name / "awaiting.json").write_text(json.dumps(asked))
+    (tmp_path / "empty" / "awaiting.json").write_text("")
 
     def gate_state(run: Path) -> GateState:
         if run.name == "one":
             raise RunError("not a finished stage", where=str(run))
-        state: Any = "pass" if run.name == "two" else "inconclusive"
+        if run.name == "newer":
+            AuditConfig.model_validate({"from_a_later_version": 1})
+        state: Any = "inconclusive" if run.name == "three" else "pass"
         return GateState(state, 50, 0.75, 0.05, 400, audit=1, labels="d")
 
     monkeypatch.setattr(audit, "gate_state", gate_state)
@@ -99,7 +103,9 @@ def test_who_waits_is_told_what_to_do(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(gate.shown, "event", lambda name, *args, **payload: told.append(name))
+    monkeypatch.setattr(gate.shown, "review", lambda *args: None)
     found = GateState(state, 400, 0.75, 0.05, 400, audit=1, labels="d")
+    (tmp_path / "awaiting.json").write_text("")  # as a power cut may have left it
     for _ in range(2):
         with pytest.raises(error, match=remedy):
             gate._wait(tmp_path, found, {"labels": "d", "until": "report", "shards": 3})
@@ -107,15 +113,29 @@ def test_who_waits_is_told_what_to_do(
     assert json.loads((tmp_path / "awaiting.json").read_text())["shards"] == 3
 
 
-def test_one_bad_run_keeps_no_other_gate_shut(gates: Path) -> None:
+def test_one_bad_run_keeps_no_other_gate_shut(
+    gates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     api: Any = Told()
     watch = Watch(api, (), gates, gates / "home")
     for _ in range(2):
         watch.look()
+    for run, said in {"one": "not a", "newer": "1 validation", "empty": "JSONDecodeError"}.items():
+        assert caplog.text.count(f"{gates / run}: {said}") == 1
     assert api.events == [
         ("rlaif.audit.inconclusive", "rlaif.run.three", "reward"),
         ("rlaif.audit.passed", "rlaif.run.two", "reward"),
     ]
+
+
+def test_an_answer_that_makes_no_sense_ends_no_other_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    api: Any = Told()
+    monkeypatch.setattr(api, "runs", lambda *states: json.loads("<html>"))
+    Watch(api, (), tmp_path, tmp_path).look()
+    for part in ("dead", "crashed"):
+        assert f"{part}: JSONDecodeError" in caplog.text
 
 
 def test_what_cannot_be_kept_is_told_once_all_the_same(gates: Path) -> None:
