@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rlaif.audit import ADDRESS
+from rlaif.runs import held
 
 REPORT, REVIEW = "report/index.html", "review"
 _HERE = {"127.0.0.1", "localhost", "::1"}  # no name that somebody may point at us
@@ -80,11 +80,6 @@ def _handler(runs: Path) -> Callable[..., SimpleHTTPRequestHandler]:
 def _served(run: Path) -> str:
     """Where a review app serves this run; "" where none does. One that lives locks the file."""
     try:
-        with (run / ADDRESS).open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip()
+        return (run / ADDRESS).read_text("utf-8").strip() if held(run / ADDRESS) else ""
     except FileNotFoundError:
-        pass
-    return ""
+        return ""  # it ended this very moment

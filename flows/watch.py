@@ -9,7 +9,6 @@ triggers in prefect.yaml react to them.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import signal
@@ -29,6 +28,7 @@ from flows.server import prefect_home
 from rlaif.audit import AWAITING
 from rlaif.constitution import load
 from rlaif.errors import RlaifError
+from rlaif.runs import held
 
 T = TypeVar("T")
 log = logging.getLogger("rlaif.flows.watch")
@@ -167,7 +167,7 @@ class Watch:
         alive = self.home / "alive" / run["id"]
         if run["state_type"] == "PENDING":
             self._pending(run, alive)
-        elif alive.exists() and not _held(alive):
+        elif held(alive) is False:
             ended = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
             self.api.set_state(run["id"], ended, ended.capitalize(), "its process is gone")
             alive.unlink(missing_ok=True)
@@ -226,16 +226,6 @@ def _called(run: dict[str, Any]) -> str:
 
 def _age(stamp: str) -> timedelta:
     return datetime.now(UTC) - datetime.fromisoformat(stamp)
-
-
-def _held(path: Path) -> bool:
-    """Whether a living process has its lock on this file."""
-    with path.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        return False
 
 
 def _files(laws: Iterable[Path]) -> Iterable[Path]:

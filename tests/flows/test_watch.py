@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import urllib.request
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,6 +158,20 @@ def test_a_passed_gate_is_told_again_some_times_and_then_left(
     for _ in range(20):
         watch.gates()
     assert [event for event, *_ in api.events].count("rlaif.audit.passed") == TIMES
+
+
+def test_only_a_flow_run_that_left_its_lock_behind_has_died(tmp_path: Path) -> None:
+    ended: list[str] = []
+    api: Any = SimpleNamespace(set_state=lambda id, *told: ended.append(id))
+    watch = Watch(api, (), tmp_path, tmp_path)
+    (tmp_path / "alive").mkdir()
+    for id in ("died", "works"):
+        (tmp_path / "alive" / id).touch()
+    with (tmp_path / "alive" / "works").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for id in ("died", "ended", "works"):
+            watch._dead({"id": id, "name": id, "state_type": "RUNNING"})
+    assert ended == ["died"]
 
 
 def test_a_password_is_sent_and_a_refusal_is_told(
