@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from rlaif.audit import ADDRESS
 from rlaif.audit.app import shown
 from rlaif.audit.app.security import POLICY, hosts
-from rlaif.audit.app.serving import application, serve
+from rlaif.audit.app.serving import _ended_by_hand, application, serve
 from rlaif.audit.app.shown import changes, differing, parts
 from rlaif.audit.records import Item
 from rlaif.errors import RunError
@@ -433,3 +436,13 @@ def test_long_texts_are_whole(server: Live, make: Any) -> None:
     assert loop in page
     if long.kind == "preference":
         assert "<mark>" in anna.get(f"/audits/{audit}/items/1/sides?marks=1")[1]
+
+
+def test_an_interrupt_while_the_server_starts_is_not_lost() -> None:
+    """As an exception, one was, in a callback that Python runs between two lines."""
+    server = uvicorn.Server(uvicorn.Config(FastAPI()))
+    before = signal.getsignal(signal.SIGINT)
+    with _ended_by_hand(server):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert server.should_exit
+    assert signal.getsignal(signal.SIGINT) is before

@@ -11,11 +11,13 @@ from __future__ import annotations
 import fcntl
 import getpass
 import logging
+import signal
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -73,17 +75,32 @@ def serve(
                 app, log_level="warning", access_log=False, server_header=False, lifespan="off",
                 timeout_graceful_shutdown=5, ws="none",
             )  # fmt: skip
-            with suppress(KeyboardInterrupt), _told(run, site):  # how one ends it
+            server = uvicorn.Server(config)
+            with _ended_by_hand(server), _told(run, site):
                 sys.stdout.write(
                     f"Review at {link}\nThe link works once. Ctrl-C ends the server.\n"
                 )
                 sys.stdout.flush()
                 if browse:
                     webbrowser.open(link)
-                uvicorn.Server(config).run(sockets=[listening])
+                server.run(sockets=[listening])
             sys.stdout.write("Ended. Every verdict that was saved is in the ledger.\n")
         finally:
             ledger.database.close()
+
+
+@contextmanager
+def _ended_by_hand(server: uvicorn.Server) -> Iterator[None]:
+    """Ctrl-C ends the server from now on, also while it starts: as an exception it can be lost in a
+    callback of Python's own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, server.handle_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def application(ledger: Ledger, *, port: int, allow_host: tuple[str, ...] = ()) -> FastAPI:
