@@ -157,6 +157,12 @@ def test_an_example_must_name_a_principle() -> None:
     assert problems(LAW + examples) == [(17, 17, "no principle is called 'kin'")]
 
 
+def test_an_example_asks_something() -> None:
+    of = "principle: kind, better: b, worse: c"
+    examples = f"examples:\n  prefer:\n  - {{{of}, conversation: '  '}}\n"
+    assert problems(LAW + examples) == [(17, 58, "the conversation is empty")]
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [

@@ -417,21 +417,33 @@ def with_examples(*examples: dict[str, Any]) -> Constitution:
 
 def test_worked_preferences_come_first_and_change_sides(run: Run) -> None:
     shown = with_examples(worked(0), worked(1), worked(2))
-    for call in run(examples=2, constitution=shown).judge.asked:
+    asked = run(examples=2, constitution=shown).judge.asked
+    begun_with = set()
+    for call in asked:
         system, first, one, second, two, _, prefill = (m.content for m in call.messages)
         assert system
-        assert (one, two, prefill) == (
-            "The answer is: (A)",
-            "The answer is: (B)",
-            "The answer is: (",
-        )
-        assert re.search(r"good.*bad", first, re.S)
-        assert re.search(r"bad.*good", second, re.S)
-    for call in run(examples=1, constitution=shown, method="pointwise").judge.asked:
-        assert "bad" in call.messages[1].content
-        assert call.messages[2].content == "Answer: Yes"
-    for call in run(examples=1, constitution=shown, reasoning=True).judge.asked:
-        assert re.fullmatch(r"because \d The answer is: \(A\)", call.messages[2].content)
+        assert prefill == "The answer is: ("
+        letters = [answer.removeprefix("The answer is: (") for answer in (one, two)]
+        assert sorted(letters) == ["A)", "B)"]
+        for letter, question in zip(letters, (first, second), strict=True):
+            better_first = letter == "A)"
+            assert re.search(r"good.*bad" if better_first else r"bad.*good", question, re.S)
+        begun_with.add(letters[0])
+    assert begun_with == {"A)", "B)"}
+
+
+@pytest.mark.parametrize("config", [{"method": "pointwise"}, {"reasoning": True}])
+def test_a_single_worked_preference_stands_on_either_side(run: Run, config: dict[str, Any]) -> None:
+    """Half of the prompts see it turned; every call of one prompt sees the same."""
+    shown = with_examples(worked(0), worked(1), worked(2))
+    seen: dict[str, set[str]] = {}
+    for call in run(examples=1, constitution=shown, **config).judge.asked:
+        (prompt,) = re.findall(r"\bQuestion \d+", call.messages[3].content)
+        seen.setdefault(prompt, set()).add(call.messages[2].content.rsplit(": ")[-1])
+    assert all(len(answers) == 1 for answers in seen.values())
+    sides = Counter(answers.pop() for answers in seen.values())
+    assert len(sides) == 2
+    assert min(sides.values()) >= 4, sides  # of 20
 
 
 def test_examples_that_are_not_there_are_an_error(run: Run) -> None:

@@ -37,6 +37,8 @@ def _listed(value: object) -> object:
 def _turns(value: object) -> object:
     """`Hello` and `[user: Hello, assistant: Hi, user: ...]` as messages."""
     if isinstance(value, str):
+        if not value.strip():
+            raise _wrong("the conversation is empty", "write what the user asks")
         return (Message("user", value.strip()),)
     if not isinstance(value, list):
         return value

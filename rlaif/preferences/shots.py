@@ -1,13 +1,16 @@
 """Worked preferences from the constitution, shown before the real question.
 
 Which ones a prompt sees is a keyed hash, so that editing one touches only the prompts that see it;
-on which side the better answer stands alternates among them, so that they teach no taste for a
-place.
+on which side the better answer stands alternates among them, from a side that the hash chooses as
+well, so that they teach no taste for a place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import cycle, islice
 
 from rlaif.config.run import PreferencesConfig
 from rlaif.constitution import Constitution, PreferExample, shown
@@ -43,4 +46,9 @@ class Shots:
             return []
         names = [name for name, _ in self._both]
         chosen = shown(names, seed=self._seed, item=item, k=self._k)
-        return [self._both[n][1][place % 2] for place, n in enumerate(chosen)]
+        return [self._both[n][1][side] for side, n in zip(self._sides(item), chosen, strict=False)]
+
+    def _sides(self, item: str) -> Iterator[int]:
+        """0 and 1 in turn, from either."""
+        lot = blake2b(json.dumps(["side", self._seed, item]).encode(), digest_size=1).digest()
+        return islice(cycle((0, 1)), lot[0] & 1, None)
