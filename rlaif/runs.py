@@ -158,6 +158,7 @@ class Run:
         path = self.folder / "run.json"
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        _sync(draft)
         draft.replace(path)
 
     def _made_from(
@@ -260,6 +261,7 @@ def _begin(partial: Path, made_from: Mapping[str, Any]) -> None:
     partial.mkdir()
     draft = partial / "made_from.tmp"
     draft.write_text(json.dumps(made_from), "utf-8")
+    _sync(draft)  # whole, whenever the power goes
     draft.replace(note)
 
 

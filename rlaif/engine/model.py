@@ -128,8 +128,8 @@ def _counts(path: Path) -> bool:
 @lru_cache(maxsize=4096)
 def _file_digest(path: str, size: int, mtime_ns: int) -> str:
     note = _cache_folder() / hashlib.sha256(f"{path}\0{size}\0{mtime_ns}".encode()).hexdigest()
-    if note.is_file():
-        return note.read_text("ascii")
+    if note.is_file() and len(known := note.read_text("ascii")) == 64:  # whole
+        return known
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if size > 1 << 26:  # small files are quicker to read again than to look up
