@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, JsonValue
 from rlaif.checking import check
 from rlaif.config import RunConfig, named
 from rlaif.config.policy import OnPolicyConfig, PolicyConfig
+from rlaif.config.run import SEEDS
 from rlaif.constitution import load as load_law
 from rlaif.runs import OPTIONAL, STAGES
 from rlaif.shipped import SEED_MODEL, folder
@@ -47,6 +48,7 @@ PolicyKind = Annotated[str, Field(json_schema_extra={"enum": ["", *KINDS]})]
 Count = Annotated[int, Field(ge=1)]
 Rounds = Annotated[int, Field(ge=0, le=64)]
 Principles = Annotated[int, Field(ge=0, le=1024)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Hours = Annotated[int, Field(ge=1, le=8760)]
 Shards = Annotated[int, Field(ge=1, le=200)]
 Stage = Annotated[str, Field(json_schema_extra={"enum": [*STAGES, *OPTIONAL]})]

@@ -136,10 +136,12 @@ def _summed(made: Plan) -> str:
 
 
 def _approved(made: Plan, wanted: Asked, law: Constitution, hours: int) -> bool:
-    """Whether a person wants the plan carried out. The answer is to this law alone: another edit
-    in the meantime is asked about anew."""
+    """Whether a person wants the plan carried out. The answer is to this law and this config alone:
+    another edit in the meantime is asked about anew."""
+    config = wanted.config.resolved()
+    shown_to = hashlib.sha256(json.dumps([law.digest, config], sort_keys=True).encode())
     text = f"{wanted.title}: {_summed(made)}. The plan is among the artifacts of this flow run."
-    answer = _answer(f"law-{law.digest[:12]}", text, hours)
+    answer = _answer(f"plan-{shown_to.hexdigest()[:12]}", text, hours)
     log.info("%s by %s: %s", answer.decision, answer.by, answer.why or "no reason given")
     return answer.decision == "rebuild"
 

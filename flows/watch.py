@@ -233,6 +233,12 @@ def _files(laws: Iterable[Path]) -> Iterable[Path]:
         yield from sorted(path.glob("*.yaml")) if path.is_dir() else [path.resolve()]
 
 
+def _folder(path: Path) -> Path:
+    """Where a change to it is seen, also of a file that editors replace, or that is still to
+    come."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
 @click.command()
 @click.option("--constitution", "laws", multiple=True, type=click.Path(path_type=Path))
 @click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
@@ -248,7 +254,8 @@ def main(laws: tuple[Path, ...], runs: Path, several: bool) -> None:
     paths = tuple(path.resolve() for path in laws or (Path("constitution"),))
     seen = Watch(Api(url()), paths, runs, several=several)
     seen.look()
-    for _ in watch(*paths, stop_event=over, rust_timeout=TICK_MS, yield_on_timeout=True):
+    how = {"recursive": False, "rust_timeout": TICK_MS, "yield_on_timeout": True}
+    for _ in watch(*map(_folder, paths), stop_event=over, **how):
         seen.look()
 
 

@@ -131,7 +131,7 @@ class Run:
                 log.info("%s: reused", name)
                 return done
             self._refuse_unless_fresh(name, differs)
-            shutil.rmtree(done)
+        _discard(done)
         self.record()
         _begin(partial, made_from)
         log.info("%s: begins", name)
@@ -251,12 +251,22 @@ def digest(path: Path) -> str:
     return _digest({str(p.relative_to(path)): _file_digest(p) for p in _files(path)})
 
 
+def _discard(done: Path) -> None:
+    """Remove a stage that is made anew; whenever this is interrupted, it is whole or not there."""
+    gone = done.with_name(f".{done.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if done.exists():
+        done.replace(gone)
+        shutil.rmtree(gone)
+
+
 def _begin(partial: Path, made_from: Mapping[str, Any]) -> None:
     """An empty folder to work in, or an interrupted attempt at the very same thing."""
     note = partial / "made_from.json"
     if note.is_file() and _compared(json.loads(note.read_text("utf-8"))) == made_from:
         log.info("%s: goes on from an interrupted attempt", partial.name)
         return
+    note.unlink(missing_ok=True)  # first: what is left of it is no attempt to go on from
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     draft = partial / "made_from.tmp"

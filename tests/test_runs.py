@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +95,30 @@ def test_fresh_makes_a_stage_anew_and_what_follows_from_it(tmp_path: Path) -> No
         assert stage_record(run.folder / "finetune")["made_from"]["inputs"]["chains"] == digest(
             run.folder / "critique"
         )
+
+
+def test_a_stage_that_is_half_removed_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Run.open(CONFIG, root=tmp_path) as run:
+        run.stage("critique", CritiqueConfig(), writes("abc"))
+    remove = os.unlink
+
+    def unlink(name: Any, **where: Any) -> None:
+        if str(name).endswith("metrics.json"):
+            raise KeyboardInterrupt
+        remove(name, **where)
+
+    with Run.open(CONFIG, root=tmp_path, fresh=["critique"]) as run:
+        monkeypatch.setattr(os, "unlink", unlink)
+        with pytest.raises(KeyboardInterrupt):
+            run.stage("critique", CritiqueConfig(), writes("new"))
+        monkeypatch.undo()
+        assert not (run.folder / "critique").exists()
+    with Run.open(CONFIG, root=tmp_path) as run:
+        done = run.stage("critique", CritiqueConfig(), writes("new"))
+        assert (done / "rows.jsonl").read_text() == "new"
+        assert not list(run.folder.glob(".critique*"))
 
 
 @pytest.mark.parametrize(

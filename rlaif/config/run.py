@@ -19,6 +19,7 @@ from rlaif.config.section import (
 )
 
 GREEDY = SamplingConfig(temperature=0.0)
+SEEDS = 2**31  # every random generator of the trainers takes these
 
 
 class SourceConfig(Section):
@@ -222,7 +223,7 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     """The run's folder under `runs`."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     """Every draw of the run comes from it."""
 
     constitution: Law

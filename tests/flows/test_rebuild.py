@@ -30,10 +30,10 @@ class Rebuilt:
         monkeypatch.setattr(rebuild.shown, "plan", lambda *told: None)
         monkeypatch.setattr(rebuild, "carried_out", self._built)
 
-    def __call__(self, **given: Any) -> Any:
+    def __call__(self, within_h: int | None = None, **given: Any) -> Any:
         every = {"config_file": DEMO, "constitution": "", "changes": None, "fresh": None}
         own = {"runs": str(self.runs), "audit_gate": False}
-        return rebuild._rebuilt(every | own | given, None)
+        return rebuild._rebuilt(every | own | given, within_h)
 
     def _plan(self, *asked: Any, **given: Any) -> Plan:
         return Plan(
@@ -84,6 +84,25 @@ def test_what_is_built_is_built_again_only_if_asked_to(rebuilt: Rebuilt) -> None
     assert rebuilt().name == "NothingToDo"
     rebuilt(fresh=["policy"])
     assert len(rebuilt.built) == 1
+
+
+def test_an_approval_holds_for_the_law_and_the_config_that_were_shown(
+    rebuilt: Rebuilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, text, asked = tmp_path / "mine.yaml", Path(DEMO).read_text("utf-8"), []
+
+    def answer(key: str, *told: Any) -> rebuild.Approval:
+        asked.append(key)
+        return rebuild.Approval(decision="rebuild", by="Ada")
+
+    monkeypatch.setattr(rebuild, "deployed", lambda: True)
+    monkeypatch.setattr(rebuild, "_answer", answer)
+    for seed in (1, 1, 2):
+        config.write_text(text.replace("seed: 0", f"seed: {seed}"), "utf-8")
+        rebuilt(within_h=1, config_file=str(config))
+    assert asked[0] == asked[1]
+    assert asked[1] != asked[2]
+    assert len(rebuilt.built) == 3
 
 
 def test_the_law_that_was_planned_is_built_whatever_its_file_says_by_then(

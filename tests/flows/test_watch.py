@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +64,21 @@ def test_a_change_is_told_once_and_never_lost(tmp_path: Path) -> None:
     Watch(api, (law,), tmp_path / "runs", tmp_path).constitutions()  # started again meanwhile
     watch.constitutions()
     assert api.events == [("rlaif.constitution.changed", "rlaif.constitution.sandbox", str(law))]
+
+
+def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    command = ("-m", "flows.watch", "--constitution", str(tmp_path / "laws" / "mine.yaml"))
+    env = os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    how: Any = {"stderr": subprocess.PIPE, "text": True, "env": env, "cwd": tmp_path}
+    with subprocess.Popen([sys.executable, *command], **how) as watch:
+        try:
+            assert watch.stderr is not None
+            assert "there is no such file" in watch.stderr.readline()
+            with pytest.raises(subprocess.TimeoutExpired):
+                watch.wait(3)
+        finally:
+            watch.terminate()
+        assert watch.wait(10) == 0
 
 
 def test_a_file_that_is_being_written_is_no_change(tmp_path: Path) -> None:
