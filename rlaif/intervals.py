@@ -143,17 +143,25 @@ def undefined(why: str, n: int = 0) -> Estimate:
 def share(sums: Clusters) -> Estimate:
     """Hits over answers, from (hits, answers) by prompt.
 
-    Wilson's interval with the effective number of answers p (1 - p) / variance (Korn and Graubard
-    1998), at most the number of answers; with no variance to see, the number of prompts.
+    Wilson's interval with the effective number of answers p (1 - p) / variance, less where prompts
+    are few (Korn and Graubard 1998), and at most the number of answers; with no variance to see,
+    the number of prompts.
     """
     hits, n = sums.totals
     if not n:
         return undefined("no answers")
     p = hits / n
     error = sums.error((1 / n, -p / n))
-    effective = min(n, p * (1 - p) / error**2) if error else min(n, sums.n)
+    few = (_t(n - 1) / _t(sums.n - 1)) ** 2
+    effective = min(n, few * p * (1 - p) / error**2) if error else min(n, sums.n)
     low, high = wilson(p, effective)
     return Estimate(p, low, high, round(n))
+
+
+def _t(freedom: float) -> float:
+    """Student's t at 97.5% (Abramowitz and Stegun 1964, 26.7.5; two terms)."""
+    v = max(freedom, 1.0)
+    return Z + (Z**3 + Z) / (4 * v) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * v * v)
 
 
 def mean(sums: Clusters) -> Estimate:
@@ -165,6 +173,21 @@ def mean(sums: Clusters) -> Estimate:
     half = None if error is None else Z * error
     bounds = (None, None) if half is None else (value - half, value + half)
     return Estimate(value, *bounds, round(n))
+
+
+def bounded(sums: Clusters) -> Estimate:
+    """Mean of values in [0, 1], from (sum, count) by prompt.
+
+    The interval is that of the sums with half a prompt more at 0 and at 1.
+    """
+    total, n = sums.totals
+    if not n:
+        return undefined("nothing to average")
+    value, s = total / n, sums.smoothed((0, 1), (1, 1))
+    total, n = s.totals
+    half = Z * (s.error((1 / n, -total / n**2)) or 0.0)
+    low, high = max(0.0, total / n - half), min(1.0, total / n + half)
+    return Estimate(value, min(low, value), max(high, value), round(sums.totals[1]))
 
 
 def difference(sums: Clusters) -> Estimate:

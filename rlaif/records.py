@@ -33,6 +33,12 @@ class Sampling:
     seed: int = 0
 
 
+LABEL = Sampling(temperature=0.0, max_tokens=1)
+"""How a label is read: its next token, whatever its probability."""
+A_B = ("A", "B")
+YES_NO = (" Yes", " No")
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One question to a model.
@@ -198,7 +204,8 @@ class Sampled:
     """One answer of one model to a held-out prompt (evaluation/samples.jsonl).
 
     `cut`: it ends where max_tokens did, and is judged as it stands. `violates` holds the judge's
-    P(violates) by principle, `truth` the oracle's findings where there is an oracle.
+    P(violates) by principle, `unread` says of how many more it could not be read; `truth` has the
+    oracle's findings where there is an oracle.
     """
 
     model: str
@@ -211,6 +218,7 @@ class Sampled:
     unanswered: str = ""
     call: str = ""
     cut: bool = False
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlaif.config import RunConfig
-from rlaif.constitution import Constitution, choose, phrase
+from rlaif.constitution import Constitution, Law, choose, phrase
 from rlaif.constitution.schema import Wording
 from rlaif.errors import RunError
 from rlaif.jsonl import rows
-from rlaif.preferences.judging import Law
 from rlaif.records import Chain, Pair, Prompt
 
 

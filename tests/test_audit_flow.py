@@ -418,6 +418,18 @@ def mixed(n: int, flipped: str) -> list[Unit]:
     return made
 
 
+def test_a_principle_that_nobody_can_judge_is_not_contradicted(tmp_path: Path) -> None:
+    drawn = [Unit(audits.pair(k, "a", f"p{k % 2}"), "gate", k, 0.1) for k in range(80)]
+    changed: dict[str, Any] = {"strata": {"p0": 400, "p1": 400}, "frame_size": 800, "cap": 80}
+    with ledger(tmp_path, drawn, **changed) as (at, audit, _):
+        for k in range(80):
+            judge(at, audit, 1, "a" if k % 4 else "cant")
+        p0 = {row.principle: row for row in overview(at, audit).principles}["p0"]
+    assert not p0.named
+    assert p0.shrunk == 1.0
+    assert p0.agreement.value == 0.5  # of the labels, as the gate counts
+
+
 def test_a_broken_principle_is_named_with_an_edit(tmp_path: Path) -> None:
     law = load(folder("constitution") / "sandbox.yaml")
     from rlaif.constitution import to_yaml

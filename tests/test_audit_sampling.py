@@ -124,6 +124,7 @@ def test_a_label_belongs_to_the_principle_that_decided_it() -> None:
     pair = Pair("x", Prompt("q", ()), "one", "two", 0.35, verdicts=verdicts)
     assert stratum(pair, law(1, 1, 1)) == "p1"
     assert stratum(pair, law(9, 1, 1)) == "p0"
+    assert stratum(pair, law(9, 1, 1, 1)) == "p1"  # three were drawn by weight, and count alike
     assert stratum(Pair("x", Prompt("q", ()), "one", "two", 0.5), law(1)) == "none"
 
 

@@ -8,6 +8,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from rlaif.config.run import EvaluationConfig
 from rlaif.engine import Model
 from rlaif.engine.scripted import ScriptedEngine
 from rlaif.evaluation import evaluation, label_quality
+from rlaif.evaluation.figures import figures
 from rlaif.evaluation.kl import divergence
 from rlaif.evaluation.monitors import Frequent, boilerplate, phrases, refuses
 from rlaif.evaluation.rounds import by_round
 from rlaif.evaluation.truth import sandbox
 from rlaif.evaluation.wins import length_controlled
-from rlaif.intervals import Clusters, Share, difference, mean, ratio, share
+from rlaif.intervals import Clusters, Share, bounded, difference, mean, ratio, share
 from rlaif.jsonl import rows, writing
 from rlaif.prompts import prompts
 from rlaif.records import (
@@ -66,7 +68,7 @@ def test_answers_that_go_together_count_as_one() -> None:
     for i in range(60):
         alone.add(i < 20, 1)
         copied.add(8 * (i < 20), 8)
-    assert share(copied).low == pytest.approx(share(alone).low)
+    assert share(copied).low == pytest.approx(share(alone).low, abs=0.005)
     assert share(copied).n == 480
 
 
@@ -407,7 +409,7 @@ def test_labels_of_one_prompt_are_no_independent_draws() -> None:
             often.add(0.9, i % 5 > 0, f"{i}")
     one, other = once.accuracy, often.accuracy
     assert (one.n, other.n) == (200, 1200)
-    assert (other.low, other.high) == pytest.approx((one.low, one.high))
+    assert (other.low, other.high) == pytest.approx((one.low, one.high), abs=1e-3)
 
 
 def test_pointwise_labels_have_no_order(tmp_path: Path) -> None:
@@ -450,6 +452,50 @@ def test_a_win_by_length_alone_is_none_at_equal_length() -> None:
     found = length_controlled(data)
     assert raw > 0.65
     assert found.value == pytest.approx(0.5, abs=0.03)
+
+
+def test_no_mean_of_sure_wins_is_certain() -> None:
+    found = length_controlled([(1.0, float(n % 7)) for n in range(40)])
+    assert found.low is not None
+    assert found.low < 0.97
+    sums = Clusters(2)
+    for _ in range(40):
+        sums.add(1.0, 1)
+    soft = bounded(sums)
+    assert (soft.value, soft.high) == (1.0, 1.0)
+    assert soft.low is not None
+    assert 0.9 < soft.low < 0.99
+
+
+def test_few_prompts_have_wide_intervals() -> None:
+    """In 95 of 100 the truth lies within, also where each of ten prompts has eight answers."""
+    rng, within = random.Random(0), 0
+    for _ in range(600):
+        sums = Clusters(2)
+        for _ in range(10):
+            p = rng.betavariate(1.2, 1.2)
+            sums.add(sum(rng.random() < p for _ in range(8)), 8)
+        found = share(sums)
+        assert found.low is not None
+        assert found.high is not None
+        within += found.low <= 0.5 <= found.high
+    assert within / 600 > 0.935
+
+
+def test_an_answer_that_was_not_read_under_every_principle_is_in_no_figure(tmp_path: Path) -> None:
+    def judged(model: str, n: int, lost: bool) -> Sampled:
+        violates = {"insult": 0.1} if lost else {"insult": 0.1, "privacy": 0.9}
+        prompt = replace(ASKED, id=f"p{n}")
+        return Sampled(model, prompt, "Hi.", violates=violates, unread=int(lost))
+
+    with writing(tmp_path / "samples.jsonl") as write:
+        for n in range(20):
+            write(judged("seed", n, False))
+            write(judged("policy", n, n % 2 > 0))
+    (tmp_path / "wins.jsonl").touch()
+    found = figures(tmp_path, ["seed", "policy"], law(), faults=())["violations"]
+    assert (found["policy"]["value"], found["policy"]["n"]) == (1.0, 10)
+    assert found["change"]["policy"]["value"] == 0.0
 
 
 def test_a_true_win_stays_one_at_equal_length() -> None:

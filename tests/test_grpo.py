@@ -294,6 +294,35 @@ def test_what_does_not_add_up_is_an_error(kind: Kind, given: dict[str, Any], sai
         kind.model_validate(given)
 
 
+@BOTH
+@pytest.mark.parametrize("trl", [{}, {"num_iterations": 2}, {"steps_per_generation": 2}])
+def test_every_step_is_watched_however_often_answers_are_used(
+    kind: Kind, trl: dict[str, Any], given: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, into = prompts(tmp_path / "prompts", 8, heldout=2), tmp_path / "into"
+    config = kind(**QUICK, probe_every=2, trl=trl)
+    metrics = fit(into, config, {**given, "prompts": folder})
+    rows = [json.loads(line) for line in (into / "curves.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["step"]]
+    assert len(steps) == metrics["steps"] > 3
+    assert all({"length", "eos_rate", "entropy"} <= row.keys() for row in steps)
+    assert any("kl" in row for row in steps)  # RLOO's is of the answers as they are drawn
+    probed = {row["step"] for row in rows if "probe/reward" in row}
+    assert probed == {*range(0, metrics["steps"] + 1, 2)}
+    if kind is GrpoConfig and "num_iterations" in trl:
+        assert any(row["clip_fraction"] for row in steps)  # of answers that are used again
+
+
+@BOTH
+def test_too_few_prompts_for_a_batch_are_an_error(
+    kind: Kind, given: dict[str, Any], tmp_path: Path
+) -> None:
+    config = kind(**{**QUICK, "batch_size": 32})
+    with pytest.raises(ConfigError, match="6 prompts, and a batch takes 8") as caught:
+        fit(tmp_path / "into", config, given)
+    assert "lower batch_size" in caught.value.remedy
+
+
 def test_trl_cannot_go_on_from_a_beginning(given: dict[str, Any], tmp_path: Path) -> None:
     text = "{% block user %}{{ request }}{% endblock %}{% block assistant %}Well{% endblock %}"
     (tmp_path / "draft.j2").write_text(text)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from rlaif.config.policy import DpoConfig, KtoConfig
+from rlaif.config.policy import DpoConfig, KtoConfig, PpoConfig
+from rlaif.config.run import RewardConfig
 from rlaif.errors import ConfigError, DataError, TrainingFailed
 from rlaif.policy.options import LOSSES, SMOOTHED, check_dpo, check_kto
 from tests import tiny_training as tiny
@@ -272,6 +274,7 @@ def test_adapters_leave_the_rest_of_the_model_alone(
         ("soft", 0.0, {"unlabelled": 6}),
         ("hard", 0.0, {"tie": 6, "unlabelled": 6}),
         ("soft", 0.25, {"below_min_margin": 12, "unlabelled": 6}),
+        ("soft", 0.2, {"below_min_margin": 6, "unlabelled": 6}),  # 0.7 - 0.5 is less, as floats go
     ],
 )
 def test_pairs_without_a_clear_label_are_left_out_and_counted(
@@ -283,6 +286,13 @@ def test_pairs_without_a_clear_label_are_left_out_and_counted(
     metrics = dpo(tmp_path / "into", config, model=model, pairs=pairs)
     assert metrics["left_out"] == expected
     assert metrics["examples"] == 24 - sum(expected.values())
+
+
+@pytest.mark.parametrize("kind", [DpoConfig, KtoConfig, PpoConfig, RewardConfig])
+def test_dropout_that_would_do_nothing_is_an_error(kind: Any) -> None:
+    assert kind(lora={"r": 4}).lora.r == 4
+    with pytest.raises(ValidationError, match="switches dropout off"):
+        kind(lora={"dropout": 0.1})
 
 
 def test_smoothing_draws_the_labels_to_the_middle(model: Path, tmp_path: Path) -> None:

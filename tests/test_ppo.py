@@ -244,6 +244,10 @@ def test_a_critic_of_other_rewards_begins_at_zero(
     more: dict[str, Any] = {"pairs": tmp_path, "model": "", "seed": 0, "rewarded": own}
     policy.policy(tmp_path, judged, **more)
     assert seen["critic"] is None
+    other = {"name": "other", "path": str(own / "model")}
+    watched = config(rewards={"models": [{"weight": 0.0}, other]})  # read, and not counted
+    policy.policy(tmp_path, watched, **more)
+    assert seen["critic"] is None
     policy.policy(tmp_path, config(), **more)
     assert seen["critic"] == own / "model"
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from rlaif.calibration import sigmoid
 from rlaif.config.run import PreferencesConfig
-from rlaif.constitution import Constitution, Principle, load
+from rlaif.constitution import Constitution, Law, Principle, load
 from rlaif.engine import Model, ScriptedEngine
 from rlaif.errors import ConfigError
 from rlaif.preferences import method_of, selftest
 from rlaif.preferences.aggregating import aggregated
 from rlaif.preferences.counting import Correlation, Figures, Tally
-from rlaif.preferences.judging import Group, Law, Method, labelled, rationales
+from rlaif.preferences.judging import Group, Method, labelled, rationales
 from rlaif.preferences.pairs import Candidates, Drawn, pairs
 from rlaif.records import Call, Message, Pair, Prompt, Verdict
 from rlaif.shipped import folder

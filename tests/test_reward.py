@@ -75,6 +75,10 @@ def test_the_temperature_is_found_again() -> None:
     assert sum(b["n"] for b in reliability(pairs, 1.0)) == 400
 
 
+def test_a_label_of_six_tenths_is_a_tenth_away() -> None:
+    assert figures([judged(0.6, 1.0), judged(0.59, 1.0)])["clear"] == 1
+
+
 def test_what_cannot_be_had_is_none() -> None:
     for pairs in ([], [judged(0.5, 0.0)]):
         found = figures(pairs)
@@ -90,7 +94,7 @@ def test_the_accuracy_is_of_decided_pairs_and_its_interval_of_prompts() -> None:
     alike = [Judged("", str(i), 0.9, 1.0 if i < 13 else -1.0, 0, False) for i in range(20)] * 6
     six = figures(alike)["accuracy"]
     assert six["n"] == 120
-    assert six["high"] - six["low"] == pytest.approx(high - low, abs=0.02)
+    assert six["high"] - six["low"] == pytest.approx(high - low, abs=0.03)  # 20 prompts are few
 
 
 # --- the trainer ----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def score(rewards: Rewards, n: int, lengths: Sequence[int] | None = None) -> lis
 def test_sources_add_up_by_weight() -> None:
     rewards = Rewards(PLAIN, {"kind": (2.0, says(1.0, 3.0)), "rude": (-0.5, says(4.0, 0.0))})
     assert score(rewards, 2) == [0.0, 6.0]
-    assert rewards.batch == {"kind": 2.0, "rude": 2.0}
+    assert rewards.batch == {"kind": (4.0, 2), "rude": (4.0, 2)}
 
 
 def test_an_answer_that_one_source_cannot_score_has_no_reward() -> None:
@@ -59,7 +59,20 @@ def test_an_answer_that_one_source_cannot_score_has_no_reward() -> None:
     told = rewards.metrics()
     assert (told["scored"], told["unscored"]) == (1, {"no": 1, "too_long": 2})
     assert told["sources"]["a"]["n"] == 2
-    assert rewards.batch == {"a": 1.5, "b": 1.5}
+    assert rewards.batch == {"a": (3.0, 2), "b": (3.0, 2)}
+
+
+def test_a_mean_over_processes_is_of_the_answers_that_were_scored() -> None:
+    from accelerate import Accelerator
+
+    from rlaif.policy.ppo.curves import Totals
+
+    rewards, totals = Rewards(PLAIN, {"a": (1.0, says(10.0, "no", "no"))}), Totals()
+    for n in (3, 1):
+        score(rewards, n)
+        totals.rewards(rewards.batch)
+    totals.rewards({"a": (0.0, 8)})
+    assert totals.means(Accelerator(cpu=True))["reward/a"] == pytest.approx(20 / 10)
 
 
 def test_length_costs_above_the_target_alone() -> None:
@@ -68,7 +81,7 @@ def test_length_costs_above_the_target_alone() -> None:
     found = score(rewards, 3, [10, 14, 90])
     assert found[:2] == [1.0, -1.0]
     assert math.isnan(found[2])
-    assert rewards.batch["length_penalty"] == pytest.approx((0 + 2 + 40) / 3)
+    assert rewards.batch["length_penalty"] == (0 + 2 + 40, 3)
     with pytest.raises(ValueError, match="needs the lengths"):
         score(rewards, 1)
 
@@ -118,6 +131,16 @@ def test_measuring_leaves_no_trace_but_the_calls_that_were_made() -> None:
     assert {k: after[k] for k in ("sources", "scored")} == {
         k: before[k] for k in ("sources", "scored")
     }
+
+
+@pytest.mark.parametrize("n", [3, 6, 12, 24, 48])
+@pytest.mark.parametrize("value", [0.1, 0.7, -0.2, 0.0, 1e-20])
+def test_rounding_is_no_deviation(value: float, n: int) -> None:
+    moments = Moments()
+    moments.add([value] * n)
+    assert moments.std == 1.0
+    assert abs(moments.standard(value)) < 1e-15
+    assert moments.json()["std"] == 0.0
 
 
 def test_what_never_varies_is_only_centred() -> None:
@@ -189,7 +212,8 @@ def test_the_runs_own_model_reads_tokens_another_reads_text(reward_model: Path) 
         rewards.score([ASKED], ["boats"], [cut])
     model = RewardModel(reward_model)
     own, other = model.of_ids([cut, [*asked, *answered]])
-    assert rewards.batch == {"reward": pytest.approx(own), "other": pytest.approx(other)}
+    found = {name: total for name, (total, _) in rewards.batch.items()}
+    assert found == {"reward": pytest.approx(own), "other": pytest.approx(other)}
     assert own != pytest.approx(other)
 
 
@@ -281,6 +305,11 @@ def test_the_judges_reward_is_the_mean_over_the_principles_that_apply() -> None:
     assert {call.labels for call in engine.asked} == {(" Yes", " No")}
     (found,) = judge(engine, scale="log_odds")([ASKED], ["fine"], [])
     assert found == pytest.approx((math.log(0.8 / 0.2) + 3 * math.log(0.4 / 0.6)) / 4)
+
+
+def test_all_that_apply_count_by_weight_also_if_more_were_wanted() -> None:
+    whole, more = (judge(ScriptedEngine(reply), principles=k) for k in (0, 5))
+    assert whole([ASKED], ["fine"], []) == more([ASKED], ["fine"], [])
 
 
 def test_drawn_principles_count_alike_and_are_the_prompts_own() -> None:

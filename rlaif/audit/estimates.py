@@ -179,7 +179,8 @@ def alternative_annotator(
     labels: Sequence[str], ratings: Sequence[Mapping[int, str]], *, epsilon: float = 0.15,
     q: float = 0.05,
 ) -> Alternative:  # fmt: skip
-    """The test of Calderon et al. (2025) on items with at least three raters' verdicts.
+    """The test of Calderon et al. (2025), for three raters and more, on the items that two or more
+    of them judged.
 
     Each rater is left out in turn: against the others, does the judge agree as often as he, less
     epsilon? One-sided t tests, corrected by Benjamini and Yekutieli at q.

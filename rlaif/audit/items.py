@@ -195,8 +195,11 @@ def named(target: float, tie: float) -> str:
 
 
 def stratum(pair: Pair, law: Constitution) -> str:
-    """The principle that decided a pair's label: whose verdict, by weight, is farthest from 0.5."""
-    weights = {principle.id: principle.weight for principle in law.principles}
+    """The principle that decided a pair's label, whose verdict is farthest from 0.5: by weight, if
+    verdicts counted by weight, which they do where every principle that applies was asked."""
+    weights = {p.id: p.weight for p in law.principles if _applies(p, pair)}
+    if not {verdict.principle for verdict in pair.verdicts} >= weights.keys():
+        weights = {}
     known = [v for v in pair.verdicts if v.target is not None]
     if not known:
         return NO_PRINCIPLE
@@ -205,6 +208,12 @@ def stratum(pair: Pair, law: Constitution) -> str:
         return weights.get(verdict.principle, 1.0) * abs((verdict.target or 0.0) - 0.5)
 
     return max(known, key=pull).principle
+
+
+def _applies(principle: Principle, pair: Pair) -> bool:
+    """Whether the judge was to compare these answers by it, unless others were drawn."""
+    tags, only = pair.prompt.tags, principle.applies_to
+    return bool(principle.weight and principle.prefer and (not only or {*only} & {*tags}))
 
 
 def plain(run: Path) -> dict[str, Any]:

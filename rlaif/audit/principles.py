@@ -53,10 +53,12 @@ def by_principle(fold: Fold) -> list[Judged]:
     strata = {name: units for name, units in counting(fold).items() if units}
     names = sorted(strata)
     xs = {name: [unit.agreement or 0.0 for unit in strata[name]] for name in names}
-    wrong = {name: sum(x == 0.0 for x in xs[name]) for name in names}
-    sums = [sum(xs[name]) for name in names]
-    near = estimates.shrunk(sums, [len(xs[name]) for name in names])
-    p = [_worse(name, wrong, xs) for name in names]
+    said = {  # what was judged, and not differently
+        name: [unit.agreement for unit in strata[name] if unit.agreement is not None]
+        for name in names
+    }
+    near = estimates.shrunk([sum(some) for some in said.values()], [*map(len, said.values())])
+    p = [_worse(name, said) for name in names]
     q = estimates.benjamini_hochberg(p) if len(names) > 1 else [None] * len(names)
     found = []
     for name, rate, raw, adjusted in zip(names, near, p, q, strict=True):
@@ -73,9 +75,10 @@ def by_principle(fold: Fold) -> list[Judged]:
     return sorted(found, key=lambda one: 1.0 if one.row.shrunk is None else one.row.shrunk)
 
 
-def _worse(name: str, wrong: dict[str, int], xs: dict[str, list[float]]) -> float:
+def _worse(name: str, said: dict[str, list[float]]) -> float:
     """p that a principle is contradicted no more often than the others together."""
-    n = {key: len(values) for key, values in xs.items()}
+    n = {key: len(values) for key, values in said.items()}
+    wrong = {key: values.count(0.0) for key, values in said.items()}
     rest = sum(wrong.values()) - wrong[name], sum(n.values()) - n[name]
     mine = wrong[name], n[name] - wrong[name]
     return estimates.fisher(mine, (rest[0], rest[1] - rest[0]), greater=True)

@@ -20,6 +20,7 @@ class LearnerConfig(TrainerConfig):
 class DpoConfig(LearnerConfig):
     """Direct preference optimisation on the soft labels (Rafailov et al. 2023)."""
 
+    no_dropout = True
     kind: Literal["dpo"] = "dpo"
 
     beta: float = Field(default=0.1, gt=0)
@@ -46,6 +47,7 @@ class DpoConfig(LearnerConfig):
 class KtoConfig(LearnerConfig):
     """Kahneman-Tversky optimisation (TRL's KTOTrainer) on the likelier and unlikelier answers."""
 
+    no_dropout = True
     kind: Literal["kto"] = "kto"
 
     beta: float = Field(default=0.1, gt=0)
@@ -105,8 +107,9 @@ class RewardsConfig(Section):
 
     @property
     def own(self) -> str | None:
-        """The name of the run's own reward model, if it is one of the sources."""
-        return next((model.name for model in self.models if model.path is None), None)
+        """The name of the run's own reward model, if it is one of the sources that count."""
+        own = (model.name for model in self.models if model.path is None and model.weight)
+        return next(own, None)
 
     @model_validator(mode="after")
     def _some_source(self) -> RewardsConfig:
@@ -181,6 +184,7 @@ class PpoConfig(OnPolicyConfig):
     `batch_size` answers make one step of the optimizer; `epochs` are passes over the prompts.
     """
 
+    no_dropout = True
     kind: Literal["ppo"] = "ppo"
 
     learning_rate: float = Field(default=3e-6, gt=0)
@@ -269,7 +273,8 @@ class PpoConfig(OnPolicyConfig):
 class GroupConfig(OnPolicyConfig):
     """What GRPO and RLOO share: several answers to a prompt, each compared with its fellows.
 
-    `batch_size` answers make one step of the optimizer; `epochs` are passes over the prompts.
+    `batch_size` answers make one step of the optimizer; `epochs` are passes over the prompts. Those
+    that fill no batch at the end of a pass, others each time, are left out of it by TRL.
     """
 
     learning_rate: float = Field(default=1e-6, gt=0)

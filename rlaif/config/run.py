@@ -187,6 +187,8 @@ class PreferencesConfig(Section):
 class RewardConfig(TrainerConfig):
     """A reward model from soft labels: -p log s(d) - (1 - p) log s(-d), d the difference."""
 
+    no_dropout = True
+
     heldout: float = Field(default=0.15, gt=0, lt=1)
     """Share of the prompts whose pairs measure and calibrate it."""
 

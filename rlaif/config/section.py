@@ -6,7 +6,7 @@ import logging
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from rlaif import shipped
@@ -116,7 +117,7 @@ class LoraConfig(Section):
     """Scale: updates count alpha / r."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout inside the adapters."""
+    """Dropout inside the adapters, in trainings that leave dropout on: finetuning, GRPO, RLOO."""
 
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which layers get one, as peft names them."""
@@ -124,6 +125,8 @@ class LoraConfig(Section):
 
 class TrainerConfig(Section):
     """What every training stage has; the defaults are for a model of some billion parameters."""
+
+    no_dropout: ClassVar[bool] = False
 
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate."""
@@ -153,6 +156,12 @@ class TrainerConfig(Section):
 
     trl: PassedThrough = {}
     """More options of the TRL trainer, passed through as they are."""
+
+    @model_validator(mode="after")
+    def _dropout_is_on(self) -> Self:
+        if self.no_dropout and self.lora and self.lora.dropout:
+            raise ValueError("this training switches dropout off: leave `lora.dropout` away")
+        return self
 
     @field_validator("launch")
     @classmethod

@@ -8,7 +8,7 @@ choosing is a keyed hash, so that editing one principle leaves the items that ne
     rlaif constitution check constitution/general.yaml
 """
 
-from rlaif.constitution.choosing import choose, phrase, shown
+from rlaif.constitution.choosing import Law, choose, phrase, shown
 from rlaif.constitution.comparing import Changes, compare
 from rlaif.constitution.loading import load, loads
 from rlaif.constitution.schema import (
@@ -27,6 +27,7 @@ __all__ = [
     "Constitution",
     "CritiqueExample",
     "Examples",
+    "Law",
     "PreferExample",
     "Principle",
     "Wording",

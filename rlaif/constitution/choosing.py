@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from rlaif.constitution.schema import Constitution, Principle, Wording
+from rlaif.records import Prompt
 
 
 def choose(
@@ -42,6 +43,36 @@ def choose(
         and (wording is None or p.wordings(wording))
     )
     return tuple(principle for _, _, principle in heapq.nsmallest(k, scored))
+
+
+class Law:
+    """The principles that are for a judge: those with every one of the `wordings` asked for.
+
+    They are drawn for the prompt, not for the pair (Bai et al. draw for each comparison; with two
+    answers a prompt that is the same): its answers are compared under one law, so that their labels
+    can be ranked against each other; a pointwise reading of an answer serves all of its pairs; and
+    an edited principle still touches no more than the prompts that met it.
+    """
+
+    def __init__(
+        self, constitution: Constitution, wordings: tuple[Wording, ...], *, k: int, seed: int,
+        round: str = "prefer",
+    ) -> None:  # fmt: skip
+        fit = [p for p in constitution.principles if p.weight and all(map(p.wordings, wordings))]
+        self._law = constitution.model_copy(update={"principles": tuple(fit)})
+        self._k, self._seed, self._round = k, seed, round
+        self._sometimes = [frozenset(p.applies_to) for p in fit if p.applies_to]
+
+    def met(self, prompt: Prompt) -> tuple[tuple[Principle, ...], bool]:
+        """Up to k principles (all, where k is 0), and whether no other one applies."""
+        k = self._k or len(self._law.principles)
+        found = choose(
+            self._law, seed=self._seed, item=prompt.id, round=self._round, k=k, tags=prompt.tags
+        )
+        if len(found) < k or not self._k:
+            return found, True
+        not_here = sum(tags.isdisjoint(prompt.tags) for tags in self._sometimes)
+        return found, len(self._law.principles) - not_here == k
 
 
 def shown(names: Sequence[str], *, seed: int, item: str, k: int) -> list[int]:

@@ -178,7 +178,8 @@ def _each(by_principle: Mapping[str, Compared]) -> dict[str, Any]:
 
 
 def _read(sampled: Sampled) -> bool:
-    return bool(sampled.violates)
+    """Whether the judge said of every principle that the answer met whether it violates it."""
+    return bool(sampled.violates) and not sampled.unread
 
 
 def _count(

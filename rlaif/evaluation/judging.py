@@ -15,12 +15,8 @@ from rlaif.engine import Model
 from rlaif.evaluation.answering import by_prompt
 from rlaif.evaluation.truth import Reader
 from rlaif.jsonl import writing
-from rlaif.records import Answer, Call, Outcome, Prompt, Sampled, Sampling, Win
+from rlaif.records import A_B, LABEL, YES_NO, Answer, Call, Outcome, Prompt, Sampled, Win
 from rlaif.templates import Templates
-
-LABEL = Sampling(temperature=0.0, max_tokens=1)
-YES_NO = (" Yes", " No")
-A_B = ("A", "B")
 
 Asked = list[tuple[Principle, Call]]
 
@@ -91,7 +87,8 @@ def judge_samples(
 ) -> dict[str, int]:
     """Write the samples with the judge's P(violates) by principle and, if told, the truth.
 
-    A principle whose call has no answer is left out of `violates`; returns how many, by reason.
+    A principle whose call has no answer is left out of `violates`, and counted in `unread`; returns
+    how many, by reason.
     """
     missing: Counter[str] = Counter()
     units = (_unit(sampled, judge) for sampled in samples)
@@ -104,7 +101,8 @@ def judge_samples(
             }
             missing.update(o.reason.value for o in outcomes if not isinstance(o, Answer))
             known = truth(sampled.prompt, sampled.text) if truth and not sampled.unanswered else {}
-            write(replace(sampled, violates=violates, truth=known))
+            unread = len(outcomes) - len(violates)
+            write(replace(sampled, violates=violates, truth=known, unread=unread))
     return dict(sorted(missing.items()))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlaif.calibration import sigmoid
 from rlaif.constitution import Constitution
-from rlaif.intervals import Clusters, Estimate, mean, share, undefined
+from rlaif.intervals import Clusters, Estimate, bounded, share, undefined
 from rlaif.jsonl import rows
 from rlaif.records import Win
 
@@ -48,7 +48,7 @@ class _Wins:
     def json(self) -> dict[str, Any]:
         return {
             "rate": share(self.rate).json(),
-            "soft": mean(self.soft).json(),
+            "soft": bounded(self.soft).json(),
             "length_controlled": length_controlled(self.soft_and_longer).json(),
             "principles": {id: share(s).json() for id, s in sorted(self.by_principle.items())},
             "ties": self.ties,
@@ -77,7 +77,7 @@ def wins(path: Path, constitution: Constitution) -> dict[str, Any]:
             name: (share(w.helpful) if w.helpful.n else undefined(missing)).json()
             for name, w in by_model.items()
         },
-        "position": mean(position).json(),
+        "position": bounded(position).json(),
     }
 
 
@@ -85,7 +85,8 @@ def length_controlled(found: list[tuple[float, float]]) -> Estimate:
     """The win rate had both answers been of one length (after Dubois et al. 2024, AlpacaEval 2).
 
     A logistic regression of the soft win on tanh of the difference in words over its standard
-    deviation; the figure is its value at no difference, the interval from the sandwich variance.
+    deviation; the figure is its value at no difference. The interval is from the sandwich variance,
+    with a win and a loss more at no difference.
     """
     n = len(found)
     if n < FEWEST:
@@ -95,6 +96,14 @@ def length_controlled(found: list[tuple[float, float]]) -> Estimate:
         (min(max(win, 1e-3), 1 - 1e-3), math.tanh(longer / scale) if scale else 0.0)
         for win, longer in found
     ]
+    value, _ = _intercept(data)
+    a, error = _intercept([*data, (0.0, 0.0), (1.0, 0.0)])
+    low, high = sigmoid(a - 1.96 * error), sigmoid(a + 1.96 * error)
+    return Estimate(sigmoid(value), min(low, sigmoid(value)), max(high, sigmoid(value)), n)
+
+
+def _intercept(data: list[tuple[float, float]]) -> tuple[float, float]:
+    """The logit at no difference, and its standard error."""
     a, b = _fitted(data)
     (aa, ab, bb), _ = _slopes(data, a, b)
     determinant = aa * bb - ab * ab
@@ -103,8 +112,7 @@ def length_controlled(found: list[tuple[float, float]]) -> Estimate:
     error = math.sqrt(
         sum(((win - sigmoid(a + b * x)) * (row[0] + row[1] * x)) ** 2 for win, x in data)
     )
-    low, high = sigmoid(a - 1.96 * error), sigmoid(a + 1.96 * error)
-    return Estimate(sigmoid(a), low, high, n)
+    return a, error
 
 
 def _fitted(data: list[tuple[float, float]], steps: int = 60) -> tuple[float, float]:

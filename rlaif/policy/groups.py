@@ -45,14 +45,14 @@ def fit(into: Path, config: GrpoConfig | RlooConfig, trainer: Any, arguments: An
             "remove its assistant block, or take kind: ppo",
         )
         raise ConfigError(what, where="draft.j2", remedy=remedy)
-    folders = {name: Path(folder) for name, folder in asked["reward_models"].items()}
+    n, folders = len(dataset), {k: Path(folder) for k, folder in asked["reward_models"].items()}
     with opened(config.rewards, reward_models=folders, judge=asked["judge"], seed=seed) as rewards:
         watch = Watch(into, asked, config, encode, rewards)
         steady: Any = type(f"Steady{trainer.__name__}", (_Steady, trainer), {})
         made = steady(
             model=models.load_model(start, frozen=config.lora is not None),
             reward_funcs=scoring(rewards),
-            args=fitting.arguments(arguments, into, config, seed, **_options(config)),
+            args=_enough(fitting.arguments(arguments, into, config, seed, **_options(config)), n),
             train_dataset=dataset,
             processing_class=encode.tokenizer,
             peft_config=models.adapters(config.lora),
@@ -61,9 +61,22 @@ def fit(into: Path, config: GrpoConfig | RlooConfig, trainer: Any, arguments: An
         watch.trainer = made
         fitted = fitting.fit(made, into)
         watch.save(into / "model")
-        metrics = {"examples": len(dataset), "left_out": left_out, "steps": fitted.steps}
+        metrics = {"examples": n, "left_out": left_out, "steps": fitted.steps}
         metrics |= _figures(fitted) | watch.metrics() | {"rewards": rewards.metrics()}
     training.finish(into, metrics | {"seconds": round(time.monotonic() - began, 1)})
+
+
+def _enough(args: Any, prompts: int) -> Any:
+    """The arguments, if there are prompts for one step of the optimizer.
+
+    Raises:
+        ConfigError: there are fewer; TRL leaves out what fills no batch.
+    """
+    wanted = args.generation_batch_size // args.num_generations
+    if prompts < wanted:
+        what, remedy = f"{prompts} prompts, and a batch takes {wanted}", "lower batch_size"
+        raise ConfigError(what, where="policy.batch_size", remedy=f"{remedy}, or raise samples")
+    return args
 
 
 def _options(config: GrpoConfig | RlooConfig) -> dict[str, Any]:
@@ -93,9 +106,9 @@ def scoring(rewards: Rewards) -> Score:
         values = rewards.score(
             list(map(decode, record)), answers, ids, list(map(len, completion_ids))
         )
-        for name, mean in rewards.batch.items():
-            if not math.isnan(mean):
-                log_metric(f"reward/{name}", mean)
+        for name, (total, scored) in rewards.batch.items():
+            if scored:
+                log_metric(f"reward/{name}", total / scored)
         return [None if math.isnan(value) else value for value in values]
 
     return score
@@ -123,6 +136,7 @@ class _Steady:
 
     _metrics: Any
     args: Any
+    _drawn: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         sampler: Any = super()._get_train_sampler(dataset)  # pyright: ignore
@@ -139,18 +153,24 @@ class _Steady:
             if name == "step_time" or all(map(math.isnan, seen[name])):
                 del seen[name]
         if "completions/mean_length" in seen:
-            _rename(seen)
+            self._drawn = _of_answers(seen)
+        if "entropy" in seen and self._drawn:
+            _rename(seen, self._drawn)
         super().log(logs, start_time)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _rename(seen: dict[str, list[float]]) -> None:
+def _of_answers(seen: dict[str, list[float]]) -> dict[str, float]:
+    """Figures of the answers that were drawn last; several steps may learn from them."""
+    ended = 1 - fmean(seen.pop("completions/clipped_ratio"))
+    return {"length": fmean(seen["completions/mean_length"]), "eos_rate": ended}
+
+
+def _rename(seen: dict[str, list[float]], drawn: dict[str, float]) -> None:
     """PPO's names: `kl` is of a whole answer, in nats (its mean over tokens times their mean
     number); `score` is the reward after normalisation, and `Watch` adds `reward`, before it."""
-    length = fmean(seen["completions/mean_length"])
-    seen["length"] = [length]
-    seen["eos_rate"] = [1 - fmean(seen.pop("completions/clipped_ratio"))]
+    seen.update({name: [value] for name, value in drawn.items()})
     if "kl" in seen:
-        seen["kl"] = [length * fmean(seen["kl"])]
+        seen["kl"] = [drawn["length"] * fmean(seen["kl"])]
     if "clip_ratio/region_mean" in seen:
         seen["clip_fraction"] = seen.pop("clip_ratio/region_mean")
     if "reward" in seen:

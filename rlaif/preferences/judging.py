@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlaif.completions import key
-from rlaif.constitution import Constitution, Principle, Wording, choose
+from rlaif.constitution import Principle
 from rlaif.engine import Model
-from rlaif.records import Answer, Call, Outcome, Pair, Prompt, Sampling, read
+from rlaif.records import Answer, Call, Outcome, Pair, Prompt, read
 
-LABEL = Sampling(temperature=0.0, max_tokens=1)
 NO_PRINCIPLE = "no_principle"
 
 
@@ -180,32 +179,3 @@ def _reading(asked: _Asked, outcome: Outcome | None) -> Reading:
 
 def _proper(logprob: float) -> bool:
     return math.isfinite(logprob) and logprob <= 0
-
-
-class Law:
-    """The principles that are for the judge: those with every one of the `wordings` asked for.
-
-    They are drawn for the prompt, not for the pair (Bai et al. draw for each comparison; with two
-    answers a prompt that is the same): its answers are compared under one law, so that their labels
-    can be ranked against each other; a pointwise reading of an answer serves all of its pairs; and
-    an edited principle still touches no more than the prompts that met it.
-    """
-
-    def __init__(
-        self, constitution: Constitution, wordings: tuple[Wording, ...], *, k: int, seed: int
-    ) -> None:
-        fit = [p for p in constitution.principles if p.weight and all(map(p.wordings, wordings))]
-        self._law = constitution.model_copy(update={"principles": tuple(fit)})
-        self._k, self._seed = k, seed
-        self._sometimes = [frozenset(p.applies_to) for p in fit if p.applies_to]
-
-    def met(self, prompt: Prompt) -> tuple[tuple[Principle, ...], bool]:
-        """Up to k principles (all, where k is 0), and whether no other one applies."""
-        k = self._k or len(self._law.principles)
-        found = choose(
-            self._law, seed=self._seed, item=prompt.id, round="prefer", k=k, tags=prompt.tags
-        )
-        if len(found) < k or not self._k:
-            return found, True
-        not_here = sum(tags.isdisjoint(prompt.tags) for tags in self._sometimes)
-        return found, len(self._law.principles) - not_here == k

@@ -14,14 +14,12 @@ from typing import Any
 
 from rlaif.calibration import logit, sigmoid
 from rlaif.config.run import PreferencesConfig
-from rlaif.constitution import Constitution, PreferExample, Principle, phrase
+from rlaif.constitution import Constitution, Law, PreferExample, Principle, phrase
 from rlaif.preferences.aggregating import aggregated
-from rlaif.preferences.judging import LABEL, Group, Law, Question, Reading
+from rlaif.preferences.judging import Group, Question, Reading
 from rlaif.preferences.shots import Shots
-from rlaif.records import Call, Message, Pair, Prompt, Verdict
+from rlaif.records import LABEL, YES_NO, Call, Message, Pair, Prompt, Verdict
 from rlaif.templates import Templates
-
-YES_NO = (" Yes", " No")
 
 
 def soft(a: float, b: float, config: PreferencesConfig) -> float:

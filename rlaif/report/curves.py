@@ -21,7 +21,7 @@ TITLES = {
     "policy_loss": "Loss of the policy",
     "value_loss": "Loss of the critic",
     "explained_variance": "Variance that the critic explains",
-    "clip_fraction": "Share of tokens clipped",
+    "clip_fraction": "Share clipped: of tokens, with RLOO of answers",
     "approx_kl": "KL of one update, nats a token",
     "mismatch": "Trainer and engine apart, nats a token",
     "beta": "Beta, cost of a nat",

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlaif.calibration import sigmoid
 from rlaif.intervals import Estimate, Hits
+from rlaif.training.pairs import ROUNDING
 
 BINS = 10
 CLEAR = 0.1  # a label so far from 0.5 is no tie that noise has broken
@@ -44,7 +45,7 @@ def figures(pairs: Sequence[Judged]) -> dict[str, Any]:
     without it.
     """
     decided = [p for p in pairs if p.target != 0.5]
-    clear = [p for p in pairs if abs(p.target - 0.5) >= CLEAR]
+    clear = [p for p in pairs if abs(p.target - 0.5) >= CLEAR - ROUNDING]
     fitted = temperature([p for p in pairs if p.fits])
     others = [p for p in pairs if not p.fits]
     return {

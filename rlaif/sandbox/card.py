@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from rlaif.intervals import Share
-from rlaif.records import Answer, Call, Outcome, Sampling
+from rlaif.records import A_B, LABEL, YES_NO, Answer, Call, Outcome, Sampling
 from rlaif.sandbox import oracle
 from rlaif.sandbox.cases import (
     OWN,
@@ -37,8 +37,6 @@ from rlaif.sandbox.world import Request
 FREE = Sampling(temperature=1.0, max_tokens=160)
 GREEDY = Sampling(temperature=0.0, max_tokens=160)
 REASON = Sampling(temperature=0.0, max_tokens=160, stop=("The answer is",))
-LABEL = Sampling(temperature=0.0, max_tokens=1)
-YES_NO = (" Yes", " No")
 
 AIMS = {
     "violations": (0.5, 0.8), "well_formed": (0.98, 1.0), "helpfulness": (0.9, 1.0),
@@ -255,7 +253,7 @@ def _compare(tier: Tier, pair: Pair, a: str, b: str, reasoning: str | None = Non
     texts |= {} if reasoning is None else {"reasoning": reasoning}
     name = "prefer" if reasoning is None else "prefer_reasoned"
     messages = templates().render(name, conversation=asked_as(pair.asked), **texts)
-    return Call(messages, REASON) if reasoning == "" else Call(messages, LABEL, labels=("A", "B"))
+    return Call(messages, REASON) if reasoning == "" else Call(messages, LABEL, labels=A_B)
 
 
 def _answered(

@@ -12,6 +12,7 @@ from rlaif.records import Pair
 from rlaif.training.examples import Encoder, LeftOut
 
 PAIRS = "pairs.jsonl"
+ROUNDING = 1e-9  # 0.6 - 0.5 is less than 0.1
 
 
 def encoded(

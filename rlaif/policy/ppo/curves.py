@@ -34,11 +34,10 @@ class Totals:
         """Add the mean over tokens, `values` and `mask` (B, A)."""
         self.add(name, float((values * mask).sum()), float(mask.sum()))
 
-    def rewards(self, batch: Mapping[str, float], n: int) -> None:
-        """Add the means of `Rewards.batch`, of `n` answers, as `reward/<source>`."""
-        for name, mean in batch.items():
-            known = 0 if math.isnan(mean) else n
-            self.add(f"reward/{name}", mean * known if known else 0.0, known)
+    def rewards(self, batch: Mapping[str, tuple[float, int]]) -> None:
+        """Add `Rewards.batch` as `reward/<source>`."""
+        for name, (total, n) in batch.items():
+            self.add(f"reward/{name}", total, n)
 
     def means(self, accelerator: Accelerator) -> Row:
         """Each mean, of all processes; NaN where there was nothing."""

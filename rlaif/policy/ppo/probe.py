@@ -95,7 +95,7 @@ class Probe:
         drawn = drawn[: len(self._asked)]
         answers = [self._decode(d.tokens) for d in drawn]
         totals, n = Totals(), len(drawn)
-        totals.rewards(self._scored(answers, [d.tokens for d in drawn]), n)
+        totals.rewards(self._scored(answers, [d.tokens for d in drawn]))
         totals.add("length", sum(len(d.tokens) for d in drawn), n)
         self._read(answers, totals)
         found = totals.means(self._accelerator)
@@ -106,7 +106,7 @@ class Probe:
         named = {f"probe/{name}": value for name, value in found.items()}
         return named, found["reward"] if math.isnan(quality) else quality
 
-    def _scored(self, answers: Sequence[str], tokens: Sequence[Ids]) -> Row:
+    def _scored(self, answers: Sequence[str], tokens: Sequence[Ids]) -> Mapping[str, Any]:
         prompts = [prompt for prompt, _ in self._asked]
         ids = [asked + said for (_, asked), said in zip(self._asked, tokens, strict=True)]
         with self._rewards.measuring():

@@ -127,7 +127,7 @@ class Ppo:
         known = [score for score in scores if math.isfinite(score)]
         totals.add("score", sum(known), len(known))
         totals.add("unscored", len(scores) - len(known), len(scores))
-        totals.rewards(self._rewards.batch, len(scores))
+        totals.rewards(self._rewards.batch)
         totals.add("length", sum(lengths), len(lengths))
         totals.add("eos_rate", sum(r.finished for r in rollouts), len(rollouts))
         return scores

@@ -45,8 +45,8 @@ class Source(Protocol):
 class Rewards:
     """The sum of its sources, with what has been seen so far; `opened` makes one.
 
-    `batch` has the means of the last call before normalisation, by source, and the mean
-    `length_penalty`; of this process's answers alone.
+    `batch` has the last call's values before normalisation, by source, and the `length_penalty`:
+    their sum, and how many they are; of this process's answers alone.
     """
 
     def __init__(self, config: RewardsConfig, sources: Mapping[str, tuple[float, Source]]) -> None:
@@ -55,7 +55,7 @@ class Rewards:
         self._unscored: Counter[str] = Counter()
         self._scored = 0
         self._calls_before, self._calls = Counts(), Counts()  # of an attempt before, of this
-        self.batch: dict[str, float] = {}
+        self.batch: dict[str, tuple[float, int]] = {}
 
     def score(
         self,
@@ -95,7 +95,7 @@ class Rewards:
     ) -> list[float]:
         """The sums so far with those of one source, normalised and weighted."""
         self._moments[name].add(value for value in values if not math.isnan(value))
-        self.batch[name] = _mean(values)
+        self.batch[name] = _summed(values)
         if self._config.normalise:
             values = [self._moments[name].standard(value) for value in values]
         return [so_far + weight * value for so_far, value in zip(known, values, strict=True)]
@@ -124,7 +124,7 @@ class Rewards:
         if lengths is None:
             raise ValueError("a length penalty needs the lengths of the answers")
         over = [self._config.length_penalty * max(n - target, 0) for n in lengths]
-        self.batch["length_penalty"] = _mean(over)
+        self.batch["length_penalty"] = _summed(over)
         return [value - less for value, less in zip(values, over, strict=True)]
 
     def state(self) -> dict[str, Any]:
@@ -234,6 +234,6 @@ def _finite(value: float) -> float | str:
     return value if math.isfinite(value) else "not_a_number"
 
 
-def _mean(values: Sequence[float]) -> float:
+def _summed(values: Sequence[float]) -> tuple[float, int]:
     known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+    return math.fsum(known), len(known)

@@ -15,14 +15,12 @@ from typing import Any
 
 from rlaif.config.engine import EngineConfig
 from rlaif.config.policy import JudgeRewardConfig
-from rlaif.constitution import Constitution, Principle, choose, load, phrase
+from rlaif.constitution import Constitution, Law, Principle, load, phrase
 from rlaif.engine import Counts, Model
 from rlaif.errors import ConfigError
-from rlaif.records import Answer, Call, Outcome, Prompt, Sampling
+from rlaif.records import LABEL, YES_NO, Answer, Call, Outcome, Prompt
 from rlaif.templates import Templates
 
-LABEL = Sampling(temperature=0.0, max_tokens=1)
-YES_NO = (" Yes", " No")
 ROUND = "reward"
 NO_PRINCIPLE = "no_principle"
 
@@ -45,8 +43,8 @@ class JudgeReward:
         templates: Templates,
         seed: int,
     ) -> None:
-        fit = tuple(p for p in constitution.principles if p.critique and p.prefer)
-        self._law = constitution.model_copy(update={"principles": fit})
+        k = config.principles
+        self._law = Law(constitution, ("prefer", "critique"), k=k, seed=seed, round=ROUND)
         self._config, self._model, self._templates, self._seed = config, model, templates, seed
 
     @property
@@ -60,18 +58,12 @@ class JudgeReward:
         """One batch to the judge: a call for each answer and principle."""
         units = (self._unit(p, answer) for p, answer in zip(prompts, answers, strict=True))
         judged = self._model.each(units, "rewards")
-        return [self._reward(principles, outcomes) for principles, outcomes in judged]
+        return [self._reward(weights, outcomes) for weights, outcomes in judged]
 
-    def _unit(self, prompt: Prompt, answer: str) -> tuple[tuple[Principle, ...], list[Call]]:
-        met = choose(
-            self._law,
-            seed=self._seed,
-            item=prompt.id,
-            round=ROUND,
-            k=self._config.principles or len(self._law.principles),
-            tags=prompt.tags,
-        )
-        return met, [self._call(principle, prompt, answer) for principle in met]
+    def _unit(self, prompt: Prompt, answer: str) -> tuple[list[float], list[Call]]:
+        met, all_asked = self._law.met(prompt)
+        weights = [principle.weight if all_asked else 1.0 for principle in met]
+        return weights, [self._call(principle, prompt, answer) for principle in met]
 
     def _call(self, principle: Principle, prompt: Prompt, answer: str) -> Call:
         asks = phrase(principle, "critique", seed=self._seed, item=prompt.id, round=ROUND)
@@ -80,11 +72,9 @@ class JudgeReward:
         )
         return Call(messages, LABEL, labels=YES_NO)
 
-    def _reward(self, principles: Sequence[Principle], outcomes: Sequence[Outcome]) -> float | str:
-        if not principles:
+    def _reward(self, weights: Sequence[float], outcomes: Sequence[Outcome]) -> float | str:
+        if not weights:
             return NO_PRINCIPLE
-        weighted = not self._config.principles
-        weights = [principle.weight if weighted else 1.0 for principle in principles]
         total = 0.0
         for weight, outcome in zip(weights, outcomes, strict=True):
             value = self._value(outcome)

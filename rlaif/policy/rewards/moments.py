@@ -33,7 +33,13 @@ class Moments:
     @property
     def std(self) -> float:
         """The standard deviation of the population seen; 1 where nothing varies yet."""
-        return math.sqrt(self._squares / self.n) if self._squares > 0 else 1.0
+        return self._varies or 1.0
+
+    @property
+    def _varies(self) -> float:
+        """The deviation; 0 where it is of the size of rounding."""
+        found = math.sqrt(self._squares / self.n) if self.n else 0.0
+        return found if found > 1e-9 * abs(self.mean) else 0.0
 
     def standard(self, value: float) -> float:
         """The value with the mean taken off, in standard deviations."""
@@ -45,7 +51,7 @@ class Moments:
 
     def json(self) -> dict[str, float]:
         """`n`, `mean` and `std`."""
-        return {"n": self.n, "mean": self.mean, "std": self.std if self._squares else 0.0}
+        return {"n": self.n, "mean": self.mean, "std": self._varies}
 
 
 def _moments(values: list[float]) -> Triple:
