@@ -195,6 +195,26 @@ def test_a_plan_counts_the_rounds(tmp_path: Path, trained: list[dict[str, Any]])
     assert labels == by_name["preferences-2"].at_most == by_name["preferences-3"].at_most > 0
 
 
+def test_a_plan_trains_no_round(
+    tmp_path: Path, trained: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlaif import planning
+
+    with pipeline(tmp_path) as made:
+        made.critique(made.prompts())
+        tuned = made.run.stage("finetune", None, finetuned)
+        made.preferences(made.prompts(), tuned)
+        monkeypatch.setattr(planning._Silent, "model", Players.model)
+        monkeypatch.setattr(Pipeline, "finetune", lambda self, chains: tuned)
+    told = made.config.model_copy(update={"reward": made.config.reward.model_copy(
+        update={"enabled": False})})  # fmt: skip
+    found = planning.plan(told, root=tmp_path, store=str(tmp_path / "store.sqlite3"))
+    states = {stage.stage: stage.state for stage in found.stages}
+    assert states["preferences"] == "done"
+    assert states["policy-1"] == states["preferences-2"] == "to do"
+    assert not trained
+
+
 def test_a_round_is_trained_as_dpo_is(tmp_path: Path) -> None:
     section = config(tmp_path).policy
     assert isinstance(section, OnlineConfig)
