@@ -7,7 +7,7 @@ nothing, so every figure is of the confidence max(p, 1 - p) in the likelier side
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from rlaif.intervals import Estimate, Hits, Share
@@ -16,22 +16,23 @@ BINS = 10
 
 
 class Calibration:
-    """Probabilities against the truth, in bins of equal width over the confidence in [0.5, 1]."""
+    """Probabilities against the truth, or against soft labels, in bins of equal width over the
+    confidence in [0.5, 1]."""
 
-    def __init__(self, bins: int = BINS) -> None:
-        self._bins = [[0, 0.0, 0.0] for _ in range(bins)]  # n, hits, sum of confidences
+    def __init__(self) -> None:
+        self._bins = [[0, 0.0, 0.0] for _ in range(BINS)]  # n, hits, sum of confidences
         self._squares = 0.0
         self._hits = Hits()
 
-    def add(self, p: float, truth: bool, prompt: str | None = None) -> None:
-        """One probability that a is preferred, and whether it is; a p of 0.5 is half a hit.
+    def add(self, p: float, truth: float, prompt: str | None = None) -> None:
+        """One probability that a is preferred, and whether it is, 0 or 1, or how likely; a p of 0.5
+        is half a hit.
 
         The `prompt`, which labels of one prompt share, is for the interval of the accuracy.
         """
         confidence = max(p, 1 - p)
-        hit = 0.5 if p == 0.5 else float((p > 0.5) == truth)
-        last = len(self._bins) - 1
-        cell = self._bins[min(int((confidence - 0.5) * 2 * len(self._bins)), last)]
+        hit = 0.5 if p == 0.5 else truth if p > 0.5 else 1 - truth
+        cell = self._bins[min(int((confidence - 0.5) * 2 * BINS), BINS - 1)]
         cell[0] += 1
         cell[1] += hit
         cell[2] += confidence
@@ -63,33 +64,35 @@ class Calibration:
         return sum(abs(hits - total) for _, hits, total in self._bins) / self.n
 
     @property
+    def bins(self) -> list[tuple[float, float, int]]:
+        """For each bin that holds any: mean confidence, share of hits, and n."""
+        return [(total / n, hits / n, int(n)) for n, hits, total in self._bins if n]
+
+    @property
     def curve(self) -> list[dict[str, Any]]:
-        """For each bin that holds any: mean confidence, share right with interval, and n."""
+        """`bins` as JSON, with the intervals of the shares."""
         return [
-            {"confidence": round(total / n, 4), "accuracy": Share(round(hits), int(n)).json()}
-            for n, hits, total in self._bins
-            if n
+            {"confidence": round(mean, 4), "accuracy": Share(round(share * n), n).json()}
+            for mean, share, n in self.bins
         ]
 
 
-def temperature(labelled: Iterable[tuple[float, bool]], steps: int = 40) -> float | None:
-    """The T that makes sigmoid(logit(p) / T) most likely, by golden section over ln T in [-3, 3].
+def temperature(labelled: Sequence[tuple[float, float]]) -> float | None:
+    """The T in [0.01, 100] that makes sigmoid(logit / T) the likeliest, of logits and labels in
+    [0, 1], by bisection. Temperature scaling (Guo et al. 2017).
 
-    Temperature scaling (Guo et al. 2017); None without labels. Probabilities of 0 and 1 count as
-    1e-6 away from them.
+    The log loss is convex in 1/T; its derivative there is the mean of (sigmoid(logit / T) - label)
+    times logit. None without labels, or where every logit is 0.
     """
-    logits = [logit(p) if truth else -logit(p) for p, truth in labelled]
-    if not logits:
+    if not any(logit for logit, _ in labelled):
         return None
-
-    def loss(log_t: float) -> float:
-        return sum(_softplus(-x / math.exp(log_t)) for x in logits)
-
-    low, high, golden = -3.0, 3.0, (math.sqrt(5) - 1) / 2
-    for _ in range(steps):
-        a, b = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, b) if loss(a) < loss(b) else (a, high)
-    return math.exp((low + high) / 2)
+    low, high = -math.log(100), math.log(100)  # of 1/T
+    for _ in range(60):
+        middle = (low + high) / 2
+        scale = math.exp(middle)
+        slope = sum((sigmoid(scale * x) - target) * x for x, target in labelled)
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return math.exp(-(low + high) / 2)
 
 
 def scaled(p: float, temperature: float) -> float:
@@ -106,7 +109,3 @@ def logit(p: float) -> float:
     """ln(p / (1 - p)), with p kept 1e-6 away from 0 and 1."""
     p = min(max(p, 1e-6), 1 - 1e-6)
     return math.log(p / (1 - p))
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rlaif import training
-from rlaif.calibration import Calibration, scaled, sigmoid, temperature
+from rlaif.calibration import Calibration, logit, scaled, sigmoid, temperature
 from rlaif.completions import Store
 from rlaif.config.run import EvaluationConfig
 from rlaif.engine import Model
@@ -155,7 +155,7 @@ def test_temperature_is_recovered() -> None:
     rng = random.Random(0)
     true = [rng.random() for _ in range(4000)]
     sharp = [(scaled(p, 1 / 3), rng.random() < p) for p in true]  # three times too sure
-    found = temperature(sharp)
+    found = temperature([(logit(p), truth) for p, truth in sharp])
     assert found == pytest.approx(3, rel=0.1)
     assert temperature([]) is None
     assert sigmoid(-1000) == 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.calibration import Calibration, scaled, sigmoid, temperature
+from rlaif.calibration import Calibration, logit, scaled, sigmoid, temperature
 from rlaif.completions import Store, key
 from rlaif.config.run import PreferencesConfig
 from rlaif.constitution import Constitution, Principle
@@ -275,7 +275,8 @@ def test_both_orders_are_better_than_one_and_can_be_calibrated(run: Run) -> None
         known.append((pair.target or 0, truth))
         for order in pair.verdicts[0].orders:
             one.add(order, truth)
-    raw, mended, t = Calibration(), Calibration(), temperature(known[:750])
+    raw, mended = Calibration(), Calibration()
+    t = temperature([(logit(p), truth) for p, truth in known[:750]])
     for p, truth in known[750:]:
         raw.add(p, truth)
         mended.add(scaled(p, t or 0), truth)

@@ -18,7 +18,7 @@ from rlaif.intervals import Share
 from rlaif.jsonl import rows, writing
 from rlaif.records import Message, Pair, Prompt
 from rlaif.reward import RewardModel, scores
-from rlaif.reward.quality import Judged, figures, reliability, temperature
+from rlaif.reward.quality import Judged, figures
 from tests import tiny_training as tiny
 
 # --- figures --------------------------------------------------------------------------------------
@@ -67,12 +67,11 @@ def test_the_temperature_is_found_again() -> None:
     rng = random.Random(1)
     margins = [rng.gauss(0, 4) for _ in range(400)]
     pairs = [judged(1 / (1 + math.exp(-m / 3)), m, fits=i % 2 > 0) for i, m in enumerate(margins)]
-    assert temperature(pairs) == pytest.approx(3)
     found = figures(pairs)
     assert found["temperature"] == pytest.approx(3)
     assert found["raw"]["ece"] > 0.1
     assert found["calibrated"]["ece"] < 1e-6
-    assert sum(b["n"] for b in reliability(pairs, 1.0)) == 400
+    assert sum(b["n"] for b in found["reliability"]) == 400
 
 
 def test_a_label_of_six_tenths_is_a_tenth_away() -> None:

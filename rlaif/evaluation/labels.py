@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from rlaif.calibration import Calibration, scaled, temperature
+from rlaif.calibration import Calibration, logit, scaled, temperature
 from rlaif.evaluation.truth import Reader
 from rlaif.intervals import Share, undefined
 from rlaif.jsonl import rows
@@ -93,7 +93,7 @@ class _Labels:
 
     def _calibrated(self) -> dict[str, Any]:
         """After temperature scaling, fitted on one half of the prompts and read on the other."""
-        fitted = [temperature(half) for half in self.halves]
+        fitted = [temperature([(logit(p), truth) for p, truth in half]) for half in self.halves]
         after = Calibration()
         for t, other in zip(fitted, reversed(self.halves), strict=True):
             for p, truth in other if t else ():

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.calibration import sigmoid
+from rlaif.calibration import Calibration, sigmoid, temperature
 from rlaif.intervals import Estimate, Hits
 from rlaif.training.pairs import ROUNDING
 
-BINS = 10
 CLEAR = 0.1  # a label so far from 0.5 is no tie that noise has broken
 
 
@@ -46,70 +45,43 @@ def figures(pairs: Sequence[Judged]) -> dict[str, Any]:
     """
     decided = [p for p in pairs if p.target != 0.5]
     clear = [p for p in pairs if abs(p.target - 0.5) >= CLEAR - ROUNDING]
-    fitted = temperature([p for p in pairs if p.fits])
+    fitted = temperature([(p.margin, p.target) for p in pairs if p.fits])
     others = [p for p in pairs if not p.fits]
     return {
         "heldout": len(pairs),
         "accuracy": _accuracy(decided).json(),
         "clear": len(clear),
         "clear_accuracy": _mean(clear, lambda p: float(_right(p))),
-        **_agreement(pairs, 1.0),
+        **_agreement(pairs),
         "margin": _mean(decided, lambda p: math.copysign(p.margin, _right(p) - 0.5)),
         "length_correlation": _correlation(pairs, lambda p: p.margin),
         "label_length_correlation": _correlation(pairs, lambda p: p.target - 0.5),
         "temperature": fitted,
-        "raw": _agreement(others, 1.0),
+        "raw": _agreement(others),
         "calibrated": _agreement(others, fitted) if fitted else None,
-        "reliability": reliability(pairs, 1.0),
+        "reliability": [
+            {"predicted": mean, "target": label, "n": n}
+            for mean, label, n in _calibration(pairs).bins
+        ],
     }
 
 
-def reliability(pairs: Sequence[Judged], temperature: float) -> list[dict[str, float | int]]:
-    """Mean confidence, mean label and number of pairs for each of ten bins that has any.
-
-    The label is that of the answer with the higher reward.
-    """
-    cells = [[0, 0.0, 0.0] for _ in range(BINS)]
+def _calibration(pairs: Sequence[Judged], temperature: float = 1.0) -> Calibration:
+    found = Calibration()
     for pair in pairs:
-        p = sigmoid(pair.margin / temperature)
-        confidence, label = (p, pair.target) if p >= 0.5 else (1 - p, 1 - pair.target)
-        cell = cells[min(int((confidence - 0.5) * 2 * BINS), BINS - 1)]
-        cell[0] += 1
-        cell[1] += confidence
-        cell[2] += label if p != 0.5 else 0.5
-    return [{"predicted": c / n, "target": t / n, "n": int(n)} for n, c, t in cells if n]
+        found.add(sigmoid(pair.margin / temperature), pair.target)
+    return found
 
 
-def temperature(pairs: Sequence[Judged]) -> float | None:
-    """The T in [0.01, 100] with the least log loss of sigmoid(margin / T), by bisection.
-
-    The loss is convex in 1/T; its derivative there is the mean of (sigmoid(margin / T) - label)
-    times margin. None without pairs, or where every margin is 0.
-    """
-    if not any(p.margin for p in pairs):
-        return None
-    low, high = -math.log(100), math.log(100)  # of 1/T
-    for _ in range(60):
-        middle = (low + high) / 2
-        scale = math.exp(middle)
-        slope = sum((sigmoid(scale * p.margin) - p.target) * p.margin for p in pairs)
-        low, high = (middle, high) if slope < 0 else (low, middle)
-    return math.exp(-(low + high) / 2)
+def _agreement(pairs: Sequence[Judged], temperature: float = 1.0) -> dict[str, float | None]:
+    found = _calibration(pairs, temperature)
+    loss = _mean(pairs, lambda p: _log_loss(p.margin / temperature, p.target))
+    return {"brier": found.brier, "log_loss": loss, "ece": found.ece}
 
 
-def _agreement(pairs: Sequence[Judged], temperature: float) -> dict[str, float | None]:
-    bins = reliability(pairs, temperature)
-    off = sum(abs(b["predicted"] - b["target"]) * b["n"] for b in bins)
-
-    def loss(pair: Judged) -> float:
-        d = pair.margin / temperature
-        return _softplus(-d) * pair.target + _softplus(d) * (1 - pair.target)
-
-    return {
-        "brier": _mean(pairs, lambda p: (sigmoid(p.margin / temperature) - p.target) ** 2),
-        "log_loss": _mean(pairs, loss),
-        "ece": off / len(pairs) if pairs else None,
-    }
+def _log_loss(d: float, target: float) -> float:
+    """-p ln s(d) - (1 - p) ln s(-d), which is ln(1 + e^d) - p d, s the logistic function."""
+    return max(d, 0.0) + math.log1p(math.exp(-abs(d))) - target * d
 
 
 def _accuracy(pairs: Sequence[Judged]) -> Estimate:
@@ -132,7 +104,3 @@ def _correlation(pairs: Sequence[Judged], of: Callable[[Judged], float]) -> floa
 
 def _mean(pairs: Sequence[Judged], of: Callable[[Judged], float]) -> float | None:
     return sum(map(of, pairs)) / len(pairs) if pairs else None
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
