@@ -101,21 +101,22 @@ class Hits:
     def add(self, hit: float, prompt: str | None = None) -> None:
         """One label; without a prompt it is a draw of its own."""
         if prompt is None or prompt != self._prompt:
-            self._close()
+            self._with_last(self._sums)
+            self._hits = self._n = 0.0
         self._prompt = prompt
         self._hits += hit
         self._n += 1
 
     @property
     def estimate(self) -> Estimate:
-        """The share of hits: see `share`."""
-        self._close()
-        return share(self._sums)
+        """The share of hits so far: see `share`."""
+        return share(self._with_last(self._sums.smoothed()))
 
-    def _close(self) -> None:
+    def _with_last(self, sums: Clusters) -> Clusters:
+        """The sums with the prompt whose labels are still coming."""
         if self._n:
-            self._sums.add(self._hits, self._n)
-        self._prompt, self._hits, self._n = None, 0.0, 0.0
+            sums.add(self._hits, self._n)
+        return sums
 
 
 @dataclass(frozen=True, slots=True)

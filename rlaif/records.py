@@ -7,6 +7,7 @@ turns into text, a zero or a tie.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -95,6 +96,16 @@ def read(outcome: Outcome) -> tuple[str, str]:
     if outcome.finish == "length":
         return outcome.text, "length"
     return outcome.text, "" if outcome.text.strip() else "empty"
+
+
+def log_odds(outcome: Outcome) -> tuple[float | None, str]:
+    """ln P(first label) - ln P(second) of a call with two, and why it cannot be had: a `Reason`."""
+    if not isinstance(outcome, Answer):
+        return None, outcome.reason.value
+    if len(outcome.logprobs) != 2 or not all(-math.inf < p <= 0 for p in outcome.logprobs):
+        return None, Reason.NOT_A_NUMBER.value
+    first, second = outcome.logprobs
+    return first - second, ""
 
 
 # --- what stages leave for one another: rows of JSON lines ----------------------------------------

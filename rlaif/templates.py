@@ -28,12 +28,9 @@ from rlaif.errors import ConfigError
 from rlaif.records import Message, Role
 
 SUFFIX = ".j2"
-STOPS = ("\nUser:", "\nAssistant:", "\nSystem:")
-"""Where a plain completion ends: the next turn that a base model would write itself."""
 
 _INDENT = "    "
 _LINE_END = re.compile("(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?![\n\r]|$)")
-_TURN_MARK = re.compile(r"[\W_]*(user|assistant|system|human)\W*:")
 _ANGLE = re.compile("[<\ufe64\uff1c\u2039\u27e8\u3008]")
 _UNSEEN = {"Cc", "Cf", "Mn", "Me", "Co", "Cn"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -260,24 +257,6 @@ def transcript(conversation: Iterable[Message]) -> str:
     )
 
 
-def as_completion(messages: Iterable[Message]) -> str:
-    """Messages as the text that a base model, which knows no chat template, continues.
-
-    The system message comes first and bare; then turns as in `User: ...`, with the prefill or an
-    open `Assistant:` at the end. A line of content that looks like the start of a turn is indented.
-    Use `STOPS` to end the completion.
-    """
-    parts, last = [], None
-    for message in messages:
-        bare = message.role == "system" and not parts
-        text = _indent_turn_marks(message.content, first=bare)
-        parts.append(text if bare else f"{message.role.capitalize()}: {text}")
-        last = message.role
-    if last != "assistant":
-        parts.append("Assistant:")
-    return "\n\n".join(parts)
-
-
 def inert(text: str) -> str:
     """The text with a space inside whatever a tokenizer may take for a control token.
 
@@ -299,15 +278,6 @@ def _indent_lines(text: str) -> str:
     if len(text.splitlines()) < 2:  # much quicker than the pattern
         return text
     return _LINE_END.sub(rf"\g<1>{_INDENT}", text)
-
-
-def _indent_turn_marks(text: str, *, first: bool) -> str:
-    """The text with those lines indented that look like the start of a turn, the first if asked."""
-    lines = text.splitlines(keepends=True)
-    for n, line in enumerate(lines):
-        if (n or first) and _TURN_MARK.match(unicodedata.normalize("NFKC", line).casefold()):
-            lines[n] = _INDENT + line
-    return "".join(lines)
 
 
 def _skeleton(text: str) -> str:

@@ -147,6 +147,7 @@ def test_a_label_can_be_traced_to_its_calls(run: Run) -> None:
     done = run(reasoning=True, principles=2, constitution=law(principle("one"), principle("two")))
     asked = {key("judge", call).hex(): call for call in done.judge.asked}
     drawn = {key("policy", call).hex(): call for call in done.policy.asked}
+    assert done.pairs
     for pair in done.pairs:
         assert [answer_by_lot(drawn[call]) for call in pair.calls] == [pair.a, pair.b]
         for verdict in pair.verdicts:
@@ -259,9 +260,10 @@ def test_the_label_is_read_behind_the_reasoning_and_clamped(run: Run) -> None:
 
 def test_a_critique_is_weighed(run: Run) -> None:
     done = run(method="pointwise", weigh_critique=True)
-    for call in done.judge.asked:
-        if call.labels:
-            assert f"<critique>\nSeen: {worths(call)}.\n</critique>" in call.messages[1].content
+    labelled = [call for call in done.judge.asked if call.labels]
+    assert labelled
+    for call in labelled:
+        assert f"<critique>\nSeen: {worths(call)}.\n</critique>" in call.messages[1].content
 
 
 def test_both_orders_are_better_than_one_and_can_be_calibrated(run: Run) -> None:

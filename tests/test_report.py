@@ -168,7 +168,9 @@ def test_the_page_says_what_the_figures_say(run: Path, page: str) -> None:
 
 
 def test_every_plot_is_named_and_in_bounds(page: str) -> None:
-    for svg in re.findall(r"<svg.*?</svg>", page, re.S):
+    drawn = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert drawn
+    for svg in drawn:
         assert "aria-label=" in svg or "aria-hidden" in svg
         for value in re.findall(r'c?x[12]?="(-?[\d.]+)%"', svg):
             assert 0 <= float(value) <= 100

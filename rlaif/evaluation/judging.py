@@ -15,7 +15,7 @@ from rlaif.engine import Model
 from rlaif.evaluation.answering import by_prompt
 from rlaif.evaluation.truth import Reader
 from rlaif.jsonl import writing
-from rlaif.records import A_B, LABEL, YES_NO, Answer, Call, Outcome, Prompt, Sampled, Win
+from rlaif.records import A_B, LABEL, YES_NO, Call, Outcome, Prompt, Sampled, Win, log_odds
 from rlaif.templates import Templates
 
 Asked = list[tuple[Principle, Call]]
@@ -94,12 +94,13 @@ def judge_samples(
     units = (_unit(sampled, judge) for sampled in samples)
     with writing(into) as write:
         for (sampled, asked), outcomes in judge.model.each(units, "violations"):
+            found = [log_odds(outcome) for outcome in outcomes]
             violates = {
-                principle.id: _first(outcome)
-                for (principle, _), outcome in zip(asked, outcomes, strict=True)
-                if isinstance(outcome, Answer)
+                principle.id: sigmoid(logit)
+                for (principle, _), (logit, _) in zip(asked, found, strict=True)
+                if logit is not None
             }
-            missing.update(o.reason.value for o in outcomes if not isinstance(o, Answer))
+            missing.update(why for _, why in found if why)
             known = truth(sampled.prompt, sampled.text) if truth and not sampled.unanswered else {}
             unread = len(outcomes) - len(violates)
             write(replace(sampled, violates=violates, truth=known, unread=unread))
@@ -146,16 +147,8 @@ def _open(one: Sampled, base: Sampled, judge: Judge) -> tuple[Win, Asked]:
 
 def _decided(win: Win, asked: Asked, outcomes: list[Outcome], judge: Judge) -> Win:
     calls = tuple(judge.key(call) for _, call in asked)
-    first, second = outcomes
-    for outcome in outcomes:
-        if not isinstance(outcome, Answer):
-            return replace(win, unanswered=outcome.reason.value, calls=calls)
-    orders = (_first(first), 1 - _first(second))
+    (first, why), (second, too) = map(log_odds, outcomes)
+    if first is None or second is None:
+        return replace(win, unanswered=why or too, calls=calls)
+    orders = (sigmoid(first), sigmoid(-second))
     return replace(win, win=fmean(orders), orders=orders, calls=calls)
-
-
-def _first(outcome: Outcome) -> float:
-    """P(the first label), of the two."""
-    assert isinstance(outcome, Answer)
-    first, second = outcome.logprobs
-    return sigmoid(first - second)

@@ -15,7 +15,7 @@ from typing import Protocol
 from rlaif.completions import key
 from rlaif.constitution import Principle
 from rlaif.engine import Model
-from rlaif.records import Answer, Call, Outcome, Pair, Prompt, read
+from rlaif.records import Answer, Call, Outcome, Pair, Prompt, log_odds, read
 
 NO_PRINCIPLE = "no_principle"
 
@@ -169,13 +169,7 @@ def _reading(asked: _Asked, outcome: Outcome | None) -> Reading:
     """The label in an answer; anything but two proper log-probabilities has a reason instead."""
     if outcome is None:
         return Reading(None, unlabelled=asked.unlabelled, calls=asked.keys)
-    if not isinstance(outcome, Answer):
-        return Reading(None, unlabelled=outcome.reason.value, calls=asked.keys)
-    if len(outcome.logprobs) != 2 or not all(map(_proper, outcome.logprobs)):
-        return Reading(None, unlabelled="not_a_number", calls=asked.keys)
-    first, second = outcome.logprobs
-    return Reading(first - second, math.exp(first) + math.exp(second), calls=asked.keys)
-
-
-def _proper(logprob: float) -> bool:
-    return math.isfinite(logprob) and logprob <= 0
+    logit, why = log_odds(outcome)
+    if logit is None or not isinstance(outcome, Answer):
+        return Reading(None, unlabelled=why, calls=asked.keys)
+    return Reading(logit, sum(map(math.exp, outcome.logprobs)), calls=asked.keys)

@@ -9,11 +9,11 @@ pipeline, and a pointwise label weighs it.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from rlaif.calibration import sigmoid
 from rlaif.intervals import Share
 from rlaif.records import A_B, LABEL, YES_NO, Answer, Call, Outcome, Sampling
 from rlaif.sandbox import oracle
@@ -190,7 +190,7 @@ def _count_pairs(
     better: dict[int, list[float]] = defaultdict(list)
     for (pair, a, _), answer in read:
         first, second = answer.logprobs
-        right = _sigmoid(second - first) if a == pair.guilty else _sigmoid(first - second)
+        right = sigmoid(second - first) if a == pair.guilty else sigmoid(first - second)
         better[id(pair)].append(right)
         card.add(tier, f"{figure}_one_order", pair.principle, right > 0.5)
     for pair in chosen:
@@ -266,10 +266,6 @@ def _answered(
             yield item, outcome
         else:
             card.unanswered += 1
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
 
 
 def _pooled(shares: Iterable[Share]) -> Share:

@@ -27,7 +27,7 @@ from rlaif.config.policy import RewardsConfig
 from rlaif.engine.counts import Counts
 from rlaif.errors import ConfigError
 from rlaif.policy.rewards.moments import Moments, of_all_processes
-from rlaif.records import Prompt
+from rlaif.records import Prompt, Reason
 
 __all__ = ["Rewards", "Source", "model_folders", "opened"]
 
@@ -231,7 +231,7 @@ def _model(folder: Path, *, own: bool) -> Source:
 
 
 def _finite(value: float) -> float | str:
-    return value if math.isfinite(value) else "not_a_number"
+    return value if math.isfinite(value) else Reason.NOT_A_NUMBER.value
 
 
 def _summed(values: Sequence[float]) -> tuple[float, int]:

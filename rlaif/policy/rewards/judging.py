@@ -18,7 +18,7 @@ from rlaif.config.policy import JudgeRewardConfig
 from rlaif.constitution import Constitution, Law, Principle, load, phrase
 from rlaif.engine import Counts, Model
 from rlaif.errors import ConfigError
-from rlaif.records import LABEL, YES_NO, Answer, Call, Outcome, Prompt
+from rlaif.records import LABEL, YES_NO, Call, Outcome, Prompt, log_odds
 from rlaif.templates import Templates
 
 ROUND = "reward"
@@ -84,15 +84,10 @@ class JudgeReward:
         return total / math.fsum(weights)
 
     def _value(self, outcome: Outcome) -> float | str:
-        if not isinstance(outcome, Answer):
-            return outcome.reason.value
-        if len(outcome.logprobs) != 2 or not all(p <= 0 for p in outcome.logprobs):
-            return "not_a_number"
-        yes, no = outcome.logprobs
-        odds = no - yes
-        if not math.isfinite(odds):
-            return "not_a_number"
-        return odds if self._config.scale == "log_odds" else math.tanh(odds / 2)
+        violates, why = log_odds(outcome)
+        if violates is None:
+            return why
+        return -violates if self._config.scale == "log_odds" else math.tanh(-violates / 2)
 
 
 @contextmanager
