@@ -281,6 +281,87 @@ def test_there_and_back(tmp_path: Path, form: str) -> None:
         assert at.verify().problems == ()
 
 
+@pytest.mark.parametrize("form", READ)
+def test_what_was_taken_back_or_late_does_not_come_back(tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    out, said = tmp_path / "out", '{"item": "pair000000", "reviewer": "person 1", "verdict": 1}'
+    (tmp_path / "in.jsonl").write_text(said)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with ledger(tmp_path / "one", units(3), people=2) as (at, audit, clock):
+        judge(at, audit, 1, "a")
+        at.undo(audit, 1, nonce="u")
+        judge(at, audit, 1, "b")
+        import_file(at, audit, tmp_path / "in.jsonl")  # an "a" from elsewhere counts no more
+        assert at.claim(audit, 1)
+        clock.now += 3600
+        judge(at, audit, 2, "tie")
+        assert at.decide(audit, 2, 1, "prefer", "left", nonce="late").extra
+        exporting.export(at, audit, form, out)
+    with ledger(tmp_path / "two", units(3), people=2) as (at, audit, _):
+        assert import_file(at, audit, out, form, "elsewhere") == (2, 0)
+        found = [(row.number, row.reviewer, row.verdict) for row in at.decisions(audit)]
+    assert found == [(1, 1, "b"), (2, 2, "tie")]
+
+
+def test_an_old_export_with_something_taken_back_is_refused(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        judge(at, audit, 1)
+        at.undo(audit, 1, nonce="u")
+        out = tmp_path / "out.jsonl"
+        exporting.export(at, audit, "jsonl", out)
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        for line in lines:
+            del line["supersedes"]
+        out.write_text("\n".join(map(json.dumps, lines)))
+        with pytest.raises(DataError, match=r"row 2.*does not say which"):
+            import_file(at, audit, out)
+
+
+@pytest.mark.parametrize("form", READ)
+def test_critiques_there_and_back(tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    out, labels = tmp_path / "out", ("revised", "no_fault")
+    drawn = [Unit(audits.critique(n, labels[n]), "gate", n, 0.01) for n in range(2)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with ledger(tmp_path / "one", drawn) as (at, audit, _):
+        assert at.claim(audit, 1, number=1)
+        at.decide(audit, 1, 1, "violated", "yes", nonce="1")
+        at.decide(audit, 1, 1, "better", "tie", nonce="2")
+        at.reveal(audit, 1, 1)
+        at.decide(audit, 1, 1, "defects", "", nonce="3")
+        at.decide(audit, 1, 1, "revision", "accept", nonce="4")
+        exporting.export(at, audit, form, out)
+    blind = form in ("argilla", "labelstudio")
+    if blind:  # nothing tells the one that was revised from the other
+        first, second = json.loads(out.read_text())
+        data = "fields" if form == "argilla" else "data"
+        assert "after" not in out.read_text()
+        assert first[data].keys() == second[data].keys()
+        assert "better" not in out.read_text()
+    with ledger(tmp_path / "two", drawn) as (at, audit, _):
+        assert import_file(at, audit, out, form, "elsewhere") == (1 if blind else 2, 0)
+
+
+def test_a_corrected_import_is_told_apart(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        out = tmp_path / "in.jsonl"
+        row = {"item": "pair000000", "reviewer": "Zoe"}
+        out.write_text(json.dumps(row | {"verdict": 0}) + "\n" + json.dumps(row | {"verdict": 4}))
+        assert import_file(at, audit, out) == (1, 0)
+        assert [row.verdict for row in at.decisions(audit)] == ["both_bad"]  # the last one
+        out.write_text(json.dumps(row | {"verdict": 0}))
+        with pytest.raises(DataError, match=r"Zoe said 'both_bad'.*not 'cant'") as found:
+            import_file(at, audit, out)
+        assert "another source" in str(found.value.remedy)
+        assert import_file(at, audit, out, source="corrected") == (1, 0)
+        with at.folded(audit) as fold:
+            assert fold.units[1].imported[2].answers == {"prefer": "cant"}
+
+
 def test_imports_count_for_overlays(tmp_path: Path) -> None:
     with ledger(tmp_path, units(2, reviews=2), people=2) as (at, audit, _):
         judge(at, audit, 1, "b")

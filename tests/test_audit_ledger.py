@@ -191,7 +191,7 @@ def test_whoever_was_late_is_asked_anew_once_the_item_is_free(tmp_path: Path, sk
         assert (again.number, again.stage, again.answers) == (1, "prefer", {})
         assert at.gate(audit).n == 0
         done = at.decide(audit, 1, 1, "prefer", side(again, "a"), nonce=again.nonce)
-        assert not (done.already or done.extra)
+        assert (done.already, done.extra) == (False, False)
         assert (at.gate(audit).n, at.gate(audit).mean) == (1, 1.0)
         further = judge(at, audit, 1)
         assert further

@@ -56,8 +56,8 @@ def look(at: Connection, audit: int, number: int, reviewer: int) -> View:
 
 
 def retaken(at: Connection, own: Held) -> bool:
-    """Whether the slot is his: a lapsed one is his again while nobody has its replacement, unless he
-    knows what the AI said."""
+    """Whether the slot is his: a lapsed one is his again while nobody has its replacement, unless
+    he knows what the AI said."""
     slot = own.slot
     if slot is not None and slot.state == "claimed":
         return True

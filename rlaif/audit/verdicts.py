@@ -159,7 +159,12 @@ def record_import(
     people_known = {r.name: r.id for r in people.reviewers(at)}
     new = there = 0
     for row in rows:
-        if at.execute(select(d.seq).where(d.nonce == row.nonce)).first():
+        before = at.execute(select(d.verdict).where(d.nonce == row.nonce)).scalar()
+        if before not in (None, row.verdict):
+            what = f"item {row.number}: {row.reviewer} said {before!r} in an earlier import"
+            remedy = "the ledger only adds: name another source, and the later import counts"
+            raise AuditError(f"{what} from {source}, not {row.verdict!r}", remedy=remedy)
+        if before is not None:
             there += 1
             continue
         if row.reviewer not in people_known:
