@@ -54,7 +54,9 @@ def test_who_overrides_a_label(tmp_path: Path) -> None:
         at.adjudicate(audit, 5, 1, "b", "seen", nonce="r")
         with at.folded(audit) as fold:
             found = {row.pair: (row.target, row.why) for row in overrides(fold)}
-    assert found == {"pair000000": (0.0, "agreed"), "pair000004": (0.0, "ruling")}
+    assert found == {
+        "pair000000": (0.0, "agreed"), "pair000002": (0.5, "agreed"), "pair000004": (0.0, "ruling"),
+    }  # fmt: skip
 
 
 def test_one_person_alone_overrides(tmp_path: Path) -> None:

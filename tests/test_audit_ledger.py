@@ -522,6 +522,23 @@ def test_what_each_principle_still_needs_stays_open(tmp_path: Path) -> None:
         assert n == 25
 
 
+@pytest.mark.parametrize(("wanted", "more"), [(0, 0), (55, 4)])
+def test_second_reviews_end_with_the_gate(tmp_path: Path, wanted: int, more: int) -> None:
+    drawn = [Unit(audits.pair(k), "gate", k, 0.1, 1 + (k % 5 == 0)) for k in range(80)]
+    design = {"per_principle": wanted}
+    with ledger(tmp_path, drawn, people=2, tau=0.5, design=design) as (at, audit, _):
+        for _ in range(60):  # far ahead of the other
+            judge(at, audit, 1)
+        while at.gate(audit).state == "open":
+            assert judge(at, audit, 2)
+        n = at.gate(audit).n
+        done = 0
+        while judge(at, audit, 2):
+            done += 1
+        assert (n, done) == (15, more)
+        assert judge(at, audit, 1) is None
+
+
 def test_a_bad_judge_fails(tmp_path: Path) -> None:
     with ledger(tmp_path, units(60)) as (at, audit, _):
         while at.gate(audit).state == "open":

@@ -3,10 +3,11 @@
     rlaif audit export runs/mine --form overlay --out mine-overlay.jsonl
     # and in the next run's config:  preferences: {overlay: mine-overlay.jsonl}
 
-A label is overridden where a lead ruled, where two people agree, or where one person reviews alone
-(`audit: {reviewers: 1}`). With `--soften`, every other label of a principle is drawn towards 0.5 as
-far as people contradict the judge under it: t' = t (1 - e) + (1 - t) e. The judge's own labels stay
-as they are in preferences/; training reads what `labels` writes.
+A label is overridden where a lead ruled, where two people agree (tie and both bad are one), or
+where one person reviews alone (`audit: {reviewers: 1}`). With `--soften`, every other label of a
+principle is drawn towards 0.5 as far as people contradict the judge under it: t' = t (1 - e) +
+(1 - t) e. The judge's own labels stay as they are in preferences/; training reads what `labels`
+writes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from rlaif.audit.folding import Fold, Reviewed
 from rlaif.audit.items import stratum
-from rlaif.audit.scoring import PLACE
+from rlaif.audit.scoring import PLACE, same
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError
 from rlaif.jsonl import rows, writing
@@ -73,7 +74,7 @@ def _decided(unit: Reviewed, reviewers: int) -> tuple[str, str] | None:
     if unit.ruling is not None:
         return unit.ruling, "ruling"
     reviews = [review for review in unit.all_reviews if not review.extra]
-    said = Counter(unit.verdict(review) for review in reviews)
+    said = Counter(same(unit.verdict(review)) for review in reviews)
     if len(said) != 1:
         return None
     verdict, n = next(iter(said.items()))
