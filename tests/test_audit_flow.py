@@ -77,7 +77,9 @@ def pairs(folder: Path, targets: list[float | None]) -> Path:
     return folder
 
 
-def test_an_overlay_leaves_the_labels_and_changes_what_is_trained_on(tmp_path: Path) -> None:
+def test_an_overlay_leaves_the_labels_and_changes_what_is_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     judged = pairs(tmp_path / "preferences", [0.9, 0.2, None, 0.6])
     before = (judged / "pairs.jsonl").read_bytes()
     overlay = tmp_path / "overlay.jsonl"
@@ -90,9 +92,22 @@ def test_an_overlay_leaves_the_labels_and_changes_what_is_trained_on(tmp_path: P
     into.mkdir()
     told = labels(into, pairs=judged, overlay=overlay, law=LAW)
     assert told == {"pairs": 4, "overridden": 2, "turned": 1, "softened": 2, "unknown": 1}
+    assert "1 of 3 pairs are not in this run" in caplog.text
     targets = [pair.target for pair in rows(into / "pairs.jsonl", Pair)]
     assert targets == pytest.approx([0.0, 0.2 * 0.9 + 0.8 * 0.1, 1.0, 0.6 * 0.9 + 0.4 * 0.1])
     assert (judged / "pairs.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("row", [Overlaid("gone", 1.0), Overlaid(stratum="gone", error=0.1)])
+def test_an_overlay_that_fits_nothing_is_refused(tmp_path: Path, row: Overlaid) -> None:
+    overlay = tmp_path / "overlay.jsonl"
+    with writing(overlay) as write:
+        write(row)
+    (tmp_path / "audit").mkdir()
+    judged = pairs(tmp_path / "preferences", [0.9])
+    with pytest.raises(DataError, match="fits a pair") as found:
+        labels(tmp_path / "audit", pairs=judged, overlay=overlay, law=LAW)
+    assert found.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ writes.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from rlaif.constitution import Constitution
 from rlaif.errors import DataError
 from rlaif.jsonl import rows, writing
 from rlaif.records import Pair
+
+log = logging.getLogger(__name__)
 
 PAIRS = "pairs.jsonl"
 APPLIED = "overrides.jsonl"
@@ -90,9 +93,10 @@ def labels(into: Path, *, pairs: Path, overlay: Path, law: Constitution) -> dict
     rows of the overlay whose pair is not in this run.
 
     Raises:
-        DataError: the overlay cannot be read, or has two rows for one pair.
+        DataError: the overlay cannot be read, has two rows for one pair, or fits none of the pairs.
     """
     changed, errors = _read(overlay)
+    known = len(changed)
     counts: Counter[str] = Counter()
     with writing(into / PAIRS) as write, writing(into / APPLIED) as note:
         for pair in rows(pairs / PAIRS, Pair):
@@ -107,6 +111,13 @@ def labels(into: Path, *, pairs: Path, overlay: Path, law: Constitution) -> dict
                 counts["softened"] += 1
                 pair = replace(pair, target=pair.target * (1 - error) + (1 - pair.target) * error)
             write(pair)
+    if (known or any(errors.values())) and not counts["overridden"] + counts["softened"]:
+        what = "no row of the overlay fits a pair of this run, whose answers are others"
+        remedy = "export one from an audit of these labels, or set preferences.overlay to null"
+        raise DataError(what, where=str(overlay), remedy=remedy)
+    if changed:
+        told = "%s: %d of %d pairs are not in this run, so what people said of them is not used"
+        log.warning(told, overlay, len(changed), known)
     names = ("pairs", "overridden", "turned", "softened")
     return {name: counts[name] for name in names} | {"unknown": len(changed)}
 
