@@ -522,6 +522,21 @@ def test_what_each_principle_still_needs_stays_open(tmp_path: Path) -> None:
         assert n == 25
 
 
+def test_a_gate_that_was_told_stays_decided_though_its_process_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ledger(tmp_path, units(60)) as (at, audit, _):
+        monkeypatch.setattr(at, "_settle", lambda audit: None)  # killed after each verdict's row
+        while at.gate(audit).state == "open":
+            judge(at, audit, 1)
+    with Ledger.open(tmp_path / "audit.db") as again:
+        state = again.gate(audit)
+        assert state.passed
+        assert again.undo(audit, 1, nonce="u") is None
+        assert again.claim(audit, 1) is None
+        assert again.gate(audit) == state
+
+
 @pytest.mark.parametrize(("wanted", "more"), [(0, 0), (55, 4)])
 def test_second_reviews_end_with_the_gate(tmp_path: Path, wanted: int, more: int) -> None:
     drawn = [Unit(audits.pair(k), "gate", k, 0.1, 1 + (k % 5 == 0)) for k in range(80)]

@@ -44,11 +44,17 @@ def state(at: Connection, fold: Fold) -> GateState:
     )  # fmt: skip
 
 
+def settled(at: Connection, audit: int) -> bool:
+    """Whether it is written down that the gate is decided."""
+    ended = select(g.seq).where(g.audit == audit, g.state.in_(ENDS)).limit(1)
+    return at.execute(ended).first() is not None
+
+
 def settle(at: Connection, fold: Fold, now: int) -> None:
     """Write down that the gate is decided, once, and offer no more of its items."""
     audit = fold.audit.id
     chain.lock(at)
-    if at.execute(select(g.seq).where(g.audit == audit, g.state.in_(ENDS)).limit(1)).first():
+    if settled(at, audit):
         return
     found = state(at, fold)
     ended = fold.gate().state
