@@ -54,7 +54,9 @@ def test_who_overrides_a_label(tmp_path: Path) -> None:
         at.adjudicate(audit, 5, 1, "b", "seen", nonce="r")
         with at.folded(audit) as fold:
             found = {row.pair: (row.target, row.why) for row in overrides(fold)}
-    assert found == {"pair000000": (0.0, "agreed"), "pair000004": (0.0, "ruling")}
+    assert found == {
+        "pair000000": (0.0, "agreed"), "pair000002": (0.5, "agreed"), "pair000004": (0.0, "ruling"),
+    }  # fmt: skip
 
 
 def test_one_person_alone_overrides(tmp_path: Path) -> None:
@@ -75,7 +77,9 @@ def pairs(folder: Path, targets: list[float | None]) -> Path:
     return folder
 
 
-def test_an_overlay_leaves_the_labels_and_changes_what_is_trained_on(tmp_path: Path) -> None:
+def test_an_overlay_leaves_the_labels_and_changes_what_is_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     judged = pairs(tmp_path / "preferences", [0.9, 0.2, None, 0.6])
     before = (judged / "pairs.jsonl").read_bytes()
     overlay = tmp_path / "overlay.jsonl"
@@ -88,9 +92,22 @@ def test_an_overlay_leaves_the_labels_and_changes_what_is_trained_on(tmp_path: P
     into.mkdir()
     told = labels(into, pairs=judged, overlay=overlay, law=LAW)
     assert told == {"pairs": 4, "overridden": 2, "turned": 1, "softened": 2, "unknown": 1}
+    assert "1 of 3 pairs are not in this run" in caplog.text
     targets = [pair.target for pair in rows(into / "pairs.jsonl", Pair)]
     assert targets == pytest.approx([0.0, 0.2 * 0.9 + 0.8 * 0.1, 1.0, 0.6 * 0.9 + 0.4 * 0.1])
     assert (judged / "pairs.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("row", [Overlaid("gone", 1.0), Overlaid(stratum="gone", error=0.1)])
+def test_an_overlay_that_fits_nothing_is_refused(tmp_path: Path, row: Overlaid) -> None:
+    overlay = tmp_path / "overlay.jsonl"
+    with writing(overlay) as write:
+        write(row)
+    (tmp_path / "audit").mkdir()
+    judged = pairs(tmp_path / "preferences", [0.9])
+    with pytest.raises(DataError, match="fits a pair") as found:
+        labels(tmp_path / "audit", pairs=judged, overlay=overlay, law=LAW)
+    assert found.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -279,6 +296,87 @@ def test_there_and_back(tmp_path: Path, form: str) -> None:
         assert {(row.blind, row.source) for row in rows} == {("unknown", "elsewhere")}
         assert at.gate(audit).n == 0  # nobody knows whether they were blind
         assert at.verify().problems == ()
+
+
+@pytest.mark.parametrize("form", READ)
+def test_what_was_taken_back_or_late_does_not_come_back(tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    out, said = tmp_path / "out", '{"item": "pair000000", "reviewer": "person 1", "verdict": 1}'
+    (tmp_path / "in.jsonl").write_text(said)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with ledger(tmp_path / "one", units(3), people=2) as (at, audit, clock):
+        judge(at, audit, 1, "a")
+        at.undo(audit, 1, nonce="u")
+        judge(at, audit, 1, "b")
+        import_file(at, audit, tmp_path / "in.jsonl")  # an "a" from elsewhere counts no more
+        assert at.claim(audit, 1)
+        clock.now += 3600
+        judge(at, audit, 2, "tie")
+        assert at.decide(audit, 2, 1, "prefer", "left", nonce="late").extra
+        exporting.export(at, audit, form, out)
+    with ledger(tmp_path / "two", units(3), people=2) as (at, audit, _):
+        assert import_file(at, audit, out, form, "elsewhere") == (2, 0)
+        found = [(row.number, row.reviewer, row.verdict) for row in at.decisions(audit)]
+    assert found == [(1, 1, "b"), (2, 2, "tie")]
+
+
+def test_an_old_export_with_something_taken_back_is_refused(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        judge(at, audit, 1)
+        at.undo(audit, 1, nonce="u")
+        out = tmp_path / "out.jsonl"
+        exporting.export(at, audit, "jsonl", out)
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        for line in lines:
+            del line["supersedes"]
+        out.write_text("\n".join(map(json.dumps, lines)))
+        with pytest.raises(DataError, match=r"row 2.*does not say which"):
+            import_file(at, audit, out)
+
+
+@pytest.mark.parametrize("form", READ)
+def test_critiques_there_and_back(tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    out, labels = tmp_path / "out", ("revised", "no_fault")
+    drawn = [Unit(audits.critique(n, labels[n]), "gate", n, 0.01) for n in range(2)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with ledger(tmp_path / "one", drawn) as (at, audit, _):
+        assert at.claim(audit, 1, number=1)
+        at.decide(audit, 1, 1, "violated", "yes", nonce="1")
+        at.decide(audit, 1, 1, "better", "tie", nonce="2")
+        at.reveal(audit, 1, 1)
+        at.decide(audit, 1, 1, "defects", "", nonce="3")
+        at.decide(audit, 1, 1, "revision", "accept", nonce="4")
+        exporting.export(at, audit, form, out)
+    blind = form in ("argilla", "labelstudio")
+    if blind:  # nothing tells the one that was revised from the other
+        first, second = json.loads(out.read_text())
+        data = "fields" if form == "argilla" else "data"
+        assert "after" not in out.read_text()
+        assert first[data].keys() == second[data].keys()
+        assert "better" not in out.read_text()
+    with ledger(tmp_path / "two", drawn) as (at, audit, _):
+        assert import_file(at, audit, out, form, "elsewhere") == (1 if blind else 2, 0)
+
+
+def test_a_corrected_import_is_told_apart(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, audit, _):
+        out = tmp_path / "in.jsonl"
+        row = {"item": "pair000000", "reviewer": "Zoe"}
+        out.write_text(json.dumps(row | {"verdict": 0}) + "\n" + json.dumps(row | {"verdict": 4}))
+        assert import_file(at, audit, out) == (1, 0)
+        assert [row.verdict for row in at.decisions(audit)] == ["both_bad"]  # the last one
+        out.write_text(json.dumps(row | {"verdict": 0}))
+        with pytest.raises(DataError, match=r"Zoe said 'both_bad'.*not 'cant'") as found:
+            import_file(at, audit, out)
+        assert "another source" in str(found.value.remedy)
+        assert import_file(at, audit, out, source="corrected") == (1, 0)
+        with at.folded(audit) as fold:
+            assert fold.units[1].imported[2].answers == {"prefer": "cant"}
 
 
 def test_imports_count_for_overlays(tmp_path: Path) -> None:

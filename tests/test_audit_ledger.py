@@ -168,6 +168,62 @@ def test_a_late_verdict_is_kept_and_does_not_count(tmp_path: Path) -> None:
             assert fold.units[1].agreement == 1.0
 
 
+def late(at: Ledger, audit: int, clock: audits.Clock) -> None:
+    """The first person's verdict on item 1 comes when the second has it."""
+    mine = at.claim(audit, 1)
+    assert mine
+    clock.now += 3600
+    other = at.claim(audit, 2)
+    assert other
+    assert other.number == 1
+    assert at.decide(audit, 1, 1, "prefer", side(mine, "b"), nonce=mine.nonce).extra
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_whoever_was_late_is_asked_anew_once_the_item_is_free(tmp_path: Path, skips: bool) -> None:
+    with ledger(tmp_path, units(3), people=2) as (at, audit, clock):
+        late(at, audit, clock)
+        if skips:
+            at.skip(audit, 1, 2, "no idea", nonce="s")
+        clock.now += 3600
+        again = at.claim(audit, 1)
+        assert again
+        assert (again.number, again.stage, again.answers) == (1, "prefer", {})
+        assert at.gate(audit).n == 0
+        done = at.decide(audit, 1, 1, "prefer", side(again, "a"), nonce=again.nonce)
+        assert (done.already, done.extra) == (False, False)
+        assert (at.gate(audit).n, at.gate(audit).mean) == (1, 1.0)
+        further = judge(at, audit, 1)
+        assert further
+        assert further.number == 2
+
+
+def test_whoever_was_late_and_knows_the_label_goes_on_elsewhere(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(3), people=2) as (at, audit, clock):
+        late(at, audit, clock)
+        at.reveal(audit, 1, 1)
+        at.skip(audit, 1, 2, "no idea", nonce="s")
+        assert not at.renew(audit, 1, 1)
+        further = judge(at, audit, 1)
+        assert further
+        assert further.number == 2
+
+
+def test_a_late_skip_keeps_nobody_from_the_item(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(1), people=2) as (at, audit, clock):
+        mine = at.claim(audit, 1)
+        assert mine
+        clock.now += 3600
+        at.claim(audit, 2)
+        assert at.skip(audit, 1, 1, "too late", nonce=mine.nonce).extra
+        at.skip(audit, 1, 2, "no idea", nonce="s")
+        again = at.claim(audit, 1)
+        assert again
+        assert not at.skip(audit, 1, 1, "no idea", nonce=again.nonce).already
+        assert at.claim(audit, 1) is None
+        assert [dispute.number for dispute in at.disputes(audit)] == [1]
+
+
 def test_verdicts_are_kept_in_the_items_own_sides(tmp_path: Path) -> None:
     with ledger(tmp_path, units(30)) as (at, audit, _):
         while judge(at, audit, 1, "b"):
@@ -259,6 +315,21 @@ def test_a_skip_is_undone(tmp_path: Path) -> None:
         assert at.claim(audit, 2) is None
         at.decide(audit, 1, 1, "prefer", "tie", nonce="v")
         assert at.gate(audit).n == 1
+
+
+@pytest.mark.parametrize("people", [2, 3])
+def test_an_undone_skip_leaves_the_second_review_open(tmp_path: Path, people: int) -> None:
+    with ledger(tmp_path, units(2, reviews=2), people=people) as (at, audit, _):
+        at.claim(audit, 1)
+        at.skip(audit, 1, 1, "wrong key", nonce="s")
+        back = at.undo(audit, 1, nonce="u")
+        assert back
+        at.decide(audit, 1, 1, "prefer", side(back, "a"), nonce="v")
+        second = judge(at, audit, 2)
+        assert second
+        assert second.number == 1
+        assert at.gate(audit).n == 1
+        assert at.claim(audit, people, number=1) is None or people == 2  # no third one is asked
 
 
 def test_flags_and_notes(tmp_path: Path) -> None:
@@ -449,6 +520,38 @@ def test_what_each_principle_still_needs_stays_open(tmp_path: Path) -> None:
             n += 1
         assert at.gate(audit).state == "pass"
         assert n == 25
+
+
+def test_a_gate_that_was_told_stays_decided_though_its_process_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ledger(tmp_path, units(60)) as (at, audit, _):
+        monkeypatch.setattr(at, "_settle", lambda audit: None)  # killed after each verdict's row
+        while at.gate(audit).state == "open":
+            judge(at, audit, 1)
+    with Ledger.open(tmp_path / "audit.db") as again:
+        state = again.gate(audit)
+        assert state.passed
+        assert again.undo(audit, 1, nonce="u") is None
+        assert again.claim(audit, 1) is None
+        assert again.gate(audit) == state
+
+
+@pytest.mark.parametrize(("wanted", "more"), [(0, 0), (55, 4)])
+def test_second_reviews_end_with_the_gate(tmp_path: Path, wanted: int, more: int) -> None:
+    drawn = [Unit(audits.pair(k), "gate", k, 0.1, 1 + (k % 5 == 0)) for k in range(80)]
+    design = {"per_principle": wanted}
+    with ledger(tmp_path, drawn, people=2, tau=0.5, design=design) as (at, audit, _):
+        for _ in range(60):  # far ahead of the other
+            judge(at, audit, 1)
+        while at.gate(audit).state == "open":
+            assert judge(at, audit, 2)
+        n = at.gate(audit).n
+        done = 0
+        while judge(at, audit, 2):
+            done += 1
+        assert (n, done) == (15, more)
+        assert judge(at, audit, 1) is None
 
 
 def test_a_bad_judge_fails(tmp_path: Path) -> None:

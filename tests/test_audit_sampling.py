@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from rlaif.audit.told import sentence
 from rlaif.config.audit import AuditConfig
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import RunError
-from rlaif.records import Pair, Prompt, Verdict
+from rlaif.jsonl import rows, writing
+from rlaif.records import Chain, Pair, Prompt, Verdict
 from rlaif.runs import stage_record
 
 ROLES: tuple[tuple[str, Any], ...] = (("Lea", "lead"), ("Bob", "reviewer"))
@@ -174,6 +176,25 @@ def test_an_audit_of_critiques(run: Path) -> None:
             assert (item.ai["b"] is None) == (item.label == "no_fault")
             assert "b" not in item.payload
         assert at.audit(audit).plan.design["labels"].keys() == {"revised", "no_fault"}
+
+
+def test_critiques_made_anew_are_other_items(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
+    chains, record = other / "critique" / "chains.jsonl", other / "critique" / "stage.json"
+    made = list(rows(chains, Chain))
+    with writing(chains) as write:
+        for chain in made:
+            steps = (replace(step, critique=f"{step.critique} Anew.") for step in chain.steps)
+            write(replace(chain, steps=tuple(steps)))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"digest": "another"}))
+    with Ledger.open(tmp_path / "team.db") as at:
+        config = AuditConfig(cap=20, calibration=5)
+        audits = [
+            at.audit(sampling.sample(at, one, config, seed=4, kind="critique"))
+            for one in (run, other)
+        ]
+        assert audits[0].plan.frame_size == audits[1].plan.frame_size
+        assert audits[0].plan.frame_sha != audits[1].plan.frame_sha
 
 
 def test_the_next_audit_draws_fresh_items(run: Path) -> None:

@@ -306,6 +306,7 @@ SHARE = Share(90, 100).json()
             {"audit": {"gate": {"state": "pass", "again": ["drawn again by Lea, because: x"]}}},
             "not the first one of these labels: drawn again by Lea, because: x",
         ),
+        ({"audit__overlay": {"overridden": 2, "unknown": 1300}}, "on 1,300 pairs were not used"),
         ({"judge__is_trained_model": True}, "The judge is the model that was trained"),
         ({"judge__accuracy": {"advert": Share(5, 10).json()}}, "often wrong about advert"),
         ({"helpfulness__kept": {"value": 0.8, "low": 0.7, "high": 0.9}}, "Helpfulness fell"),

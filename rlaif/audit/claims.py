@@ -56,17 +56,19 @@ def look(at: Connection, audit: int, number: int, reviewer: int) -> View:
 
 
 def retaken(at: Connection, own: Held) -> bool:
-    """Whether the slot is his: a lapsed one is his again while nobody took its replacement."""
+    """Whether the slot is his: a lapsed one is his again while nobody has its replacement, unless
+    he knows what the AI said."""
     slot = own.slot
-    if slot is None or slot.state not in ("claimed", "lapsed"):
-        return False
-    if slot.state == "claimed":
+    if slot is not None and slot.state == "claimed":
         return True
+    if slot is None or slot.state != "lapsed" or own.revealed:
+        return False
     open_slot = select(s.id).where(s.unit == slot.unit, s.state == "open").limit(1)
     id = at.execute(open_slot.with_for_update(skip_locked=True)).scalar()
     if id is None or not withdraw(at, s.id == id):
         return False
-    at.execute(update(tables.slot).where(s.id == slot.id).values(state="claimed"))
+    change = update(tables.slot).where(s.id == slot.id)
+    at.execute(change.values(state="claimed", turn=slot.turn + 1))  # what came too late: anew
     return True
 
 
@@ -77,6 +79,15 @@ def replace(at: Connection, unit: int) -> None:
     row = {"audit": slots[0].audit, "unit": unit, "number": slots[0].number, "arm": slots[0].arm}
     row |= {"k": k, "state": "open", "lease": 0, "left": "", "turn": 0, "taken": 0, "revealed": 0}
     at.execute(insert(tables.slot).values(row))
+
+
+def retract(at: Connection, own: Held) -> None:
+    """Take back what a skip offered to somebody else, if it is open still; never another's slot."""
+    slots = select(s.id, s.state).where(s.unit == own.unit.id).order_by(s.k)
+    there = [row for row in at.execute(slots) if row.state in ("open", "claimed", "decided")]
+    offered = [row.id for row in there if row.state == "open"]
+    if offered and len(there) >= own.unit.reviews:  # with his own there would be one too many
+        withdraw(at, s.id == offered[-1])
 
 
 def withdraw(at: Connection, which: ColumnElement[bool]) -> bool:

@@ -2,7 +2,7 @@
 
 JSONL and Parquet are lossless. In CSV, what a spreadsheet would run as a formula gets a `'` before
 it. Argilla and Label Studio get the items with people's verdicts and nothing that the AI said, so
-that they can be reviewed blind there, too.
+that they can be reviewed blind there, too: of a critique, the answer before it and `violated`.
 
     rlaif audit export runs/mine --form csv --out verdicts.csv
 """
@@ -28,8 +28,8 @@ FORMS = ("csv", "jsonl", "parquet", "argilla", "labelstudio", "trl", "overlay")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 COLUMNS = (
     "audit", "number", "item", "kind", "arm", "stratum", "pi", "reviewer", "act", "stage",
-    "verdict", "left", "text", "active_ms", "extra", "blind", "source", "created", "seq", "nonce",
-    "ai_label", "ai_target", "prompt", "a", "b",
+    "verdict", "left", "text", "active_ms", "extra", "blind", "source", "created", "seq",
+    "supersedes", "nonce", "ai_label", "ai_target", "prompt", "a", "b",
 )  # fmt: skip
 
 
@@ -76,8 +76,9 @@ def _rows(ledger: Ledger, audit: int, form: str, soften: bool) -> Iterator[Any]:
         shape = _argilla if form == "argilla" else _labelstudio
         names = _names(ledger)
         for number, unit in _once(ledger, audit):
-            said = [row for row in ledger.decisions(audit, number) if _verdict(row)]
-            yield shape(unit.item, number, [(names[row.reviewer], row) for row in said])
+            said = _standing(ledger.decisions(audit, number))
+            shown = [row for row in said if row.stage != "better"]  # asked only where it revised
+            yield shape(unit.item, number, [(names[row.reviewer], row) for row in shown])
     else:
         yield from _decisions(ledger, audit)
 
@@ -93,7 +94,7 @@ def _decisions(ledger: Ledger, audit: int) -> Iterator[dict[str, Any]]:
                 "reviewer": names[row.reviewer],
                 **{k: getattr(row, k) for k in ("act", "stage", "verdict", "left", "text",
                                                 "active_ms", "extra", "blind", "source", "created",
-                                                "seq", "nonce")},
+                                                "seq", "supersedes", "nonce")},
                 "ai_label": item.label, "ai_target": item.ai.get("target"),
                 **_texts(item),
             }  # fmt: skip
@@ -122,7 +123,7 @@ def _once(ledger: Ledger, audit: int) -> Iterator[tuple[int, Unit]]:
 def _argilla(item: Item, number: int, said: list[tuple[str, Decision]]) -> dict[str, Any]:
     return {
         "id": item.id,
-        "fields": _texts(item) | {"principles": _principles(item)},
+        "fields": _blind(item) | {"principles": _principles(item)},
         "metadata": {"number": number, "kind": item.kind, "stratum": item.stratum},
         "responses": [
             {"question_name": row.stage, "value": row.verdict, "user": name} for name, row in said
@@ -132,7 +133,7 @@ def _argilla(item: Item, number: int, said: list[tuple[str, Decision]]) -> dict[
 
 
 def _labelstudio(item: Item, number: int, said: list[tuple[str, Decision]]) -> dict[str, Any]:
-    data = _texts(item) | {"principles": _principles(item), "item": item.id, "number": number}
+    data = _blind(item) | {"principles": _principles(item), "item": item.id, "number": number}
     return {
         "id": number,
         "data": data | {"kind": item.kind},
@@ -155,12 +156,27 @@ def _texts(item: Item) -> dict[str, Any]:
     return {"prompt": "\n\n".join(turns), "a": item.payload["a"], "b": b}
 
 
+def _blind(item: Item) -> dict[str, Any]:
+    """The texts without the AI's revision: whether there is one is its verdict."""
+    texts = _texts(item)
+    if item.kind == "critique":
+        del texts["b"]
+    return texts
+
+
 def _principles(item: Item) -> str:
     return "\n".join(f"{p['id']}: {p['text']}" for p in item.payload.get("principles", ()))
 
 
-def _verdict(row: Decision) -> bool:
-    return row.act == "verdict" and row.blind != "no" and not row.extra
+def _standing(rows: list[Decision]) -> list[Decision]:
+    """The blind verdicts that count: a person's latest on each question, one given here if any."""
+    undone = {row.supersedes for row in rows if row.act == "undo"}
+    said = [
+        row for row in rows
+        if row.act == "verdict" and row.blind != "no" and not row.extra and row.seq not in undone
+    ]  # fmt: skip
+    said.sort(key=lambda row: row.blind == "yes")
+    return list({(row.reviewer, row.stage): row for row in said}.values())
 
 
 def _names(ledger: Ledger) -> dict[int, str]:

@@ -28,6 +28,7 @@ class Review:
 
     `answers` are those before the reveal, `later` what was said after it. `seq` is the row that
     completed it, `revealed` the one since which he knows what the AI said, 0 if he does not.
+    `extra`: the last answer came when the item was another's. Skips that did are left out.
     """
 
     reviewer: int
@@ -110,7 +111,7 @@ class Reviewed:
 
     def complete(self, reviewers: int) -> bool:
         """Whether nobody else is expected to say anything."""
-        skipped = sum(bool(r.skipped) and not r.extra for r in self.reviews.values())
+        skipped = sum(bool(r.skipped) for r in self.reviews.values())
         done = len(self.counted)
         return self.ruling is not None or done >= self.wanted or done + skipped >= reviewers
 
@@ -142,7 +143,7 @@ class Reviewed:
         if self.ruling is not None:
             return False
         said = {same(self.verdict(review)) for review in self.counted}
-        skipped = [r for r in self.reviews.values() if r.skipped and not r.extra]
+        skipped = [r for r in self.reviews.values() if r.skipped]
         return len(said) > 1 or said == {"cant"} or (not said and bool(skipped))
 
     def verdict(self, review: Review) -> str:
@@ -223,12 +224,13 @@ def _verdict(review: Review, row: Any) -> None:
     review.rows[row.seq] = row.stage
     review.left, review.seq = row.left, row.seq
     review.active_ms += row.active_ms
-    review.extra = review.extra or bool(row.extra)
+    review.extra = bool(row.extra)
 
 
 def _skip(review: Review, row: Any) -> None:
-    review.skipped, review.extra = row.text, bool(row.extra)
-    review.rows[row.seq] = ""
+    if not row.extra:
+        review.skipped = row.text
+        review.rows[row.seq] = ""
 
 
 def _undo(review: Review, row: Any) -> None:

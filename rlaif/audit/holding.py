@@ -49,8 +49,13 @@ class Held:
 
     @cached_property
     def answered(self) -> dict[str, Decision]:
-        """The latest row for each question, changes included."""
-        return {row.stage: row for row in self.standing if row.act in ("verdict", "change")}
+        """The latest row for each question, changes included; the last blind one stays open where
+        the answer came too late and the item is his again."""
+        said = {row.stage: row for row in self.standing if row.act in ("verdict", "change")}
+        last = said.get(self.blind[-1])
+        if last and last.extra and self.slot is not None and self.slot.state == "claimed":
+            del said[last.stage]
+        return said
 
     @property
     def blind(self) -> tuple[str, ...]:
@@ -125,8 +130,9 @@ def held(at: Connection, audit: int, number: int, reviewer: int) -> Held:
     Raises:
         NotFound: the audit has no such item.
     """
-    columns = (u.id, u.audit, u.number, u.arm, u.stratum, i.sha, i.kind, i.label, i.payload, i.ai)
-    query = select(*columns, a.seed).join_from(tables.unit, tables.item).join(tables.audit)
+    columns = (u.id, u.audit, u.number, u.arm, u.stratum, u.reviews)
+    columns = (*columns, i.sha, i.kind, i.label, i.payload, i.ai, a.seed)
+    query = select(*columns).join_from(tables.unit, tables.item).join(tables.audit)
     unit = at.execute(query.where(u.audit == audit, u.number == number)).first()
     if unit is None:
         raise NotFound(f"audit {audit} has no item {number}", remedy="take a number from its list")

@@ -36,6 +36,7 @@ WORDS = {
     "1": "a",
     "2": "b",
     "3": "tie",
+    "4": "both_bad",
 }
 REMEDY = (
     "each row needs `item` (or `number`), `reviewer` and `verdict`; `stage` and `text` may follow"
@@ -48,8 +49,9 @@ def import_file(
     """Add the verdicts of a file in one of `READ`; how many are new, and how many were there.
 
     Where they are not named, the form is that of the file's suffix and the source is its name.
-    Rows of other acts than verdicts, and of items that are not in the audit, are errors, and then
-    nothing is added.
+    Of an export's rows, those that count where they were given are read: no repeats, nothing late
+    or taken back, no answer after the reveal. The last one for a person and question is added. Rows
+    of items that are not in the audit are errors, and then nothing is added.
 
     Raises:
         DataError: the form is unknown, or the file or a row cannot be used; it says which.
@@ -61,15 +63,34 @@ def import_file(
     items = [(n, unit.item) for n, unit in ledger.items(audit) if unit.arm != "retest"]
     numbers = {item.id: n for n, item in items}
     first = {item.id: _first(item.kind) for _, item in items}
-    found = []
-    for n, row in enumerate(_READERS[form](path), 1):
-        if row.get("act") not in (None, "", "verdict") or row.get("arm") == "retest":
-            continue
-        found.append(_imported(row, numbers, first, source, f"{path}, row {n}"))
+    found = dict[str, Imported]()
+    for where, row in _standing(path, form):
+        one = _imported(row, numbers, first, source, where)
+        found[one.nonce] = one
     try:
-        return ledger.record_import(audit, found, source)
+        return ledger.record_import(audit, found.values(), source)
     except AuditError as error:
         raise DataError(error.what, where=str(path), remedy=error.remedy) from error
+
+
+def _standing(path: Path, form: str) -> list[tuple[str, dict[str, Any]]]:
+    """The rows that count, with their places; imported ones first, so that others replace them."""
+    found = [(f"{path}, row {n}", row) for n, row in enumerate(_READERS[form](path), 1)]
+    undone = {_undone(row, where) for where, row in found if row.get("act") == "undo"}
+    standing = [
+        (where, row) for where, row in found
+        if row.get("act") in (None, "", "verdict") and row.get("arm") != "retest"
+        and row.get("blind") != "no" and str(row.get("extra")).lower() not in ("true", "1")
+        and str(row.get("seq")) not in undone
+    ]  # fmt: skip
+    return sorted(standing, key=lambda one: one[1].get("blind") == "yes")
+
+
+def _undone(row: dict[str, Any], where: str) -> str:
+    if row.get("supersedes") in (None, ""):
+        what = "this row takes a verdict back, but does not say which (`supersedes`)"
+        raise DataError(what, where=where, remedy="export the audit again, with this version")
+    return str(row["supersedes"])
 
 
 def _imported(
@@ -77,7 +98,7 @@ def _imported(
 ) -> Imported:
     names = {number: name for name, number in numbers.items()}
     item = str(row.get("item") or names.get(_whole(row.get("number")), ""))
-    if item not in numbers or not row.get("reviewer") or not row.get("verdict"):
+    if item not in numbers or not row.get("reviewer") or row.get("verdict") in (None, ""):
         raise DataError("this is no verdict on an item of the audit", where=where, remedy=REMEDY)
     stage = str(row.get("stage") or first[item])
     verdict = str(row["verdict"]).strip().lower()

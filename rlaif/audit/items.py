@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class Source:
         else:
             for chain, step, before in _steps(self.path):
                 label = "no_fault" if step.revision == before else "revised"
-                id, about = f"{chain.prompt.id}:{step.round}", step.principle or NO_PRINCIPLE
-                yield Candidate(id, about, label)
+                about = step.principle or NO_PRINCIPLE
+                yield Candidate(_round_id(chain, step, before), about, label)
 
     def items(self, wanted: Collection[str]) -> Iterator[Item]:
         """The items of these ids, in the order of the rows."""
@@ -86,7 +87,7 @@ class Source:
             yield from (self._pair(pair, written) for pair in chosen.values())
         else:
             for chain, step, before in _steps(self.path):
-                if f"{chain.prompt.id}:{step.round}" in wanted:
+                if _round_id(chain, step, before) in wanted:
                     yield self._round(chain, step, before)
 
     # --- pairs ------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ class Source:
             "prompt": chain.prompt.id,
             "round": step.round,
         }
-        id = f"{chain.prompt.id}:{step.round}"
+        id = _round_id(chain, step, before)
         return Item(id, "critique", step.principle or NO_PRINCIPLE, payload, ai)
 
 
@@ -245,6 +246,13 @@ def _steps(path: Path) -> Iterator[tuple[Chain, Step, str]]:
             if not (step.unanswered or chain.unanswered):
                 yield chain, step, before
             before = step.revision
+
+
+def _round_id(chain: Chain, step: Step, before: str) -> str:
+    """A round by its texts: made anew, it is another item."""
+    told = json.dumps([step.principle, before, step.critique, step.revision])
+    digest = blake2b(told.encode(), digest_size=8).hexdigest()
+    return f"{chain.prompt.id}:{step.round}:{digest}"
 
 
 def _conflicts(run: Path) -> dict[str, float]:

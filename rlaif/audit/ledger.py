@@ -286,7 +286,9 @@ class Ledger:
     # --- the lead ---------------------------------------------------------------------------------
 
     def gate(self, audit: int) -> GateState:
-        """Where the gate stands, and which principles people contradict."""
+        """Where the gate stands, and which principles people contradict; whoever is told that it is
+        decided can rely on it."""
+        self._settle(audit)  # a process that was killed may have left that undone
         with self._folded(audit) as (at, fold):
             return principles.told(fold, rulings.state(at, fold))
 
@@ -389,8 +391,9 @@ class Ledger:
         with self._folded(audit) as (_, fold):
             if fold.settled or fold.gate().state == "open":
                 return
-            with self._writing() as at:
-                rulings.settle(at, fold, self._now())
+            if not rulings.settled(at, audit):
+                with self._writing() as writing:
+                    rulings.settle(writing, fold, self._now())
             fold.settled = True
 
     def _now(self) -> int:

@@ -3,14 +3,16 @@
     rlaif audit export runs/mine --form overlay --out mine-overlay.jsonl
     # and in the next run's config:  preferences: {overlay: mine-overlay.jsonl}
 
-A label is overridden where a lead ruled, where two people agree, or where one person reviews alone
-(`audit: {reviewers: 1}`). With `--soften`, every other label of a principle is drawn towards 0.5 as
-far as people contradict the judge under it: t' = t (1 - e) + (1 - t) e. The judge's own labels stay
-as they are in preferences/; training reads what `labels` writes.
+A label is overridden where a lead ruled, where two people agree (tie and both bad are one), or
+where one person reviews alone (`audit: {reviewers: 1}`). With `--soften`, every other label of a
+principle is drawn towards 0.5 as far as people contradict the judge under it: t' = t (1 - e) +
+(1 - t) e. The judge's own labels stay as they are in preferences/; training reads what `labels`
+writes.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +21,13 @@ from typing import Any
 
 from rlaif.audit.folding import Fold, Reviewed
 from rlaif.audit.items import stratum
-from rlaif.audit.scoring import PLACE
+from rlaif.audit.scoring import PLACE, same
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError
 from rlaif.jsonl import rows, writing
 from rlaif.records import Pair
+
+log = logging.getLogger(__name__)
 
 PAIRS = "pairs.jsonl"
 APPLIED = "overrides.jsonl"
@@ -73,7 +77,7 @@ def _decided(unit: Reviewed, reviewers: int) -> tuple[str, str] | None:
     if unit.ruling is not None:
         return unit.ruling, "ruling"
     reviews = [review for review in unit.all_reviews if not review.extra]
-    said = Counter(unit.verdict(review) for review in reviews)
+    said = Counter(same(unit.verdict(review)) for review in reviews)
     if len(said) != 1:
         return None
     verdict, n = next(iter(said.items()))
@@ -89,9 +93,10 @@ def labels(into: Path, *, pairs: Path, overlay: Path, law: Constitution) -> dict
     rows of the overlay whose pair is not in this run.
 
     Raises:
-        DataError: the overlay cannot be read, or has two rows for one pair.
+        DataError: the overlay cannot be read, has two rows for one pair, or fits none of the pairs.
     """
     changed, errors = _read(overlay)
+    known = len(changed)
     counts: Counter[str] = Counter()
     with writing(into / PAIRS) as write, writing(into / APPLIED) as note:
         for pair in rows(pairs / PAIRS, Pair):
@@ -106,6 +111,13 @@ def labels(into: Path, *, pairs: Path, overlay: Path, law: Constitution) -> dict
                 counts["softened"] += 1
                 pair = replace(pair, target=pair.target * (1 - error) + (1 - pair.target) * error)
             write(pair)
+    if (known or any(errors.values())) and not counts["overridden"] + counts["softened"]:
+        what = "no row of the overlay fits a pair of this run, whose answers are others"
+        remedy = "export one from an audit of these labels, or set preferences.overlay to null"
+        raise DataError(what, where=str(overlay), remedy=remedy)
+    if changed:
+        told = "%s: %d of %d pairs are not in this run, so what people said of them is not used"
+        log.warning(told, overlay, len(changed), known)
     names = ("pairs", "overridden", "turned", "softened")
     return {name: counts[name] for name in names} | {"unknown": len(changed)}
 

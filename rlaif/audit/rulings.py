@@ -18,6 +18,7 @@ from rlaif.audit.scoring import question
 
 j, g, u = tables.adjudication.c, tables.gate_event.c, tables.unit.c
 ENDS = ("pass", "fail", "inconclusive")
+TOPPED_UP = ("gate", "coverage")  # arms that figures by stratum rest on
 
 
 def state(at: Connection, fold: Fold) -> GateState:
@@ -43,11 +44,17 @@ def state(at: Connection, fold: Fold) -> GateState:
     )  # fmt: skip
 
 
+def settled(at: Connection, audit: int) -> bool:
+    """Whether it is written down that the gate is decided."""
+    ended = select(g.seq).where(g.audit == audit, g.state.in_(ENDS)).limit(1)
+    return at.execute(ended).first() is not None
+
+
 def settle(at: Connection, fold: Fold, now: int) -> None:
     """Write down that the gate is decided, once, and offer no more of its items."""
     audit = fold.audit.id
     chain.lock(at)
-    if at.execute(select(g.seq).where(g.audit == audit, g.state.in_(ENDS)).limit(1)).first():
+    if settled(at, audit):
         return
     found = state(at, fold)
     ended = fold.gate().state
@@ -110,20 +117,21 @@ def override(at: Connection, audit: int, lead: int, reason: str, now: int) -> No
 
 
 def _close(at: Connection, fold: Fold) -> None:
-    """Offer no more items than every stratum still needs for its figure; repeats with them."""
-    wanted = int(fold.audit.plan.design.get("per_principle", 0))
-    needs = Counter(dict.fromkeys(fold.audit.plan.strata, wanted))
-    for unit in fold.units.values():
-        if unit.arm in ("gate", "coverage") and unit.reviews:
-            needs[unit.stratum] -= 1
-    s = tables.slot.c
-    still = select(s.unit, u.stratum).join_from(tables.slot, tables.unit)
-    still = still.where(s.audit == fold.audit.id, s.state == "open")
-    still = still.where(s.arm.in_(("gate", "coverage")), s.k == 0).order_by(s.number)
-    surplus, rows = list[int](), at.execute(still).all()
-    for row in rows:
-        needs[row.stratum] -= 1
-        if needs[row.stratum] < 0:
+    """Offer no more items than every stratum still needs for its figure, those that are begun
+    first; the second review of one is offered like the first. Repeats end with them."""
+    plan, s = fold.audit.plan, tables.slot.c
+    offered = select(s.unit, s.number, u.stratum).join_from(tables.slot, tables.unit).distinct()
+    offered = offered.where(s.audit == fold.audit.id, s.state == "open", s.arm.in_(TOPPED_UP))
+    rows = at.execute(offered).all()
+    waiting = {row.number for row in rows}
+    begun = {n: x for n, x in fold.units.items() if x.arm in TOPPED_UP and x.reviews}
+    waiting -= {n for n, unit in begun.items() if unit.complete(plan.reviewers)}
+    needs = Counter(dict.fromkeys(plan.strata, int(plan.design.get("per_principle", 0))))
+    needs.subtract(unit.stratum for n, unit in begun.items() if n not in waiting)
+    surplus = list[int]()
+    for row in sorted(rows, key=lambda row: (row.number not in begun, row.number)):
+        needs[row.stratum] -= row.number in waiting
+        if needs[row.stratum] < 0 or row.number not in waiting:
             surplus.append(row.unit)
     if len(surplus) == len(rows):
         repeats = s.audit == fold.audit.id, s.arm == "retest", s.state == "open"

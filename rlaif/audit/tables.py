@@ -112,7 +112,8 @@ slot = _table(
     Index("slot_next", "audit", "state", "number"),
     Index("slot_mine", "reviewer", "audit", "state"),
 )  # fmt: skip
-"""`state`: open, claimed, decided, skipped, lapsed or closed. `turn` counts what was taken back."""
+"""`state`: open, claimed, decided, skipped, lapsed or closed. `turn` counts what was taken back,
+by an undo or after a lapse."""
 
 decision = _table(
     "decision", Column("seq", Integer, primary_key=True, autoincrement=False),

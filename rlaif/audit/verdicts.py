@@ -76,7 +76,7 @@ def skip(at: Connection, audit: int, number: int, reviewer: int, said: Said, now
         return there
     if not said.text.strip():
         raise Refused("a skip needs a reason", remedy="say why the item can't be judged")
-    skipped = [row for row in own.standing if row.act == "skip"]
+    skipped = [row for row in own.standing if row.act == "skip" and not row.extra]
     if skipped:
         return Recorded(skipped[-1], already=True)
     assert own.slot is not None
@@ -110,7 +110,7 @@ def undo(
     if own.revealed or own.slot is None or own.slot.state == "lapsed" or _ruled(at, own):
         return None
     if last.act == "skip" and own.slot.state == "skipped":
-        claims.withdraw(at, s.unit == own.unit.id)
+        claims.retract(at, own)
     _add(at, own, "undo", Said(last.stage, "", nonce, ui=ui), now, supersedes=last.seq)
     change = update(tables.slot).where(s.id == own.slot.id)
     turn = own.slot.turn + 1
@@ -159,7 +159,12 @@ def record_import(
     people_known = {r.name: r.id for r in people.reviewers(at)}
     new = there = 0
     for row in rows:
-        if at.execute(select(d.seq).where(d.nonce == row.nonce)).first():
+        before = at.execute(select(d.verdict).where(d.nonce == row.nonce)).scalar()
+        if before not in (None, row.verdict):
+            what = f"item {row.number}: {row.reviewer} said {before!r} in an earlier import"
+            remedy = "the ledger only adds: name another source, and the later import counts"
+            raise AuditError(f"{what} from {source}, not {row.verdict!r}", remedy=remedy)
+        if before is not None:
             there += 1
             continue
         if row.reviewer not in people_known:

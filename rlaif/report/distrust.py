@@ -39,6 +39,7 @@ def doubts(figures: Mapping[str, Any], record: Mapping[str, Any]) -> list[Doubt]
         *_gaming(figures),
         *_labels(figures.get("labels", {})),
         *_audit((figures.get("audit") or {}).get("gate") or {}),
+        *_overlay((figures.get("audit") or {}).get("overlay") or {}),
         *_reward(figures.get("reward", {})),
         *_lost(figures),
         *_cut(figures.get("cut", {})),
@@ -194,6 +195,14 @@ def _audit(gate: Mapping[str, Any]) -> Iterator[Doubt]:
         yield Doubt(
             f"The audit passed, but not the first one of these labels: {'; '.join(gate['again'])}.",
             "With every audit there is another chance of a wrong PASS.",
+        )
+
+
+def _overlay(applied: Mapping[str, Any]) -> Iterator[Doubt]:
+    if unknown := applied.get("unknown"):
+        yield Doubt(
+            f"People's verdicts on {unknown:,} pairs were not used: the pairs are not in this run.",
+            "Its answers are not those that people judged; have the new labels audited.",
         )
 
 
