@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from rlaif.audit import ADDRESS
-from rlaif.audit.app import shown
+from rlaif.audit.app import serving, shown
 from rlaif.audit.app.security import POLICY, hosts
 from rlaif.audit.app.serving import _ended_by_hand, application, serve
 from rlaif.audit.app.shown import changes, differing, parts
@@ -288,6 +288,38 @@ def test_a_link_works_once_and_its_preview_burns_nothing(server: Live) -> None:
     assert token not in cookie
     assert stranger.ask("POST", "/login", {"token": token})[0] == 403
     assert stranger.ask("POST", "/login", {"token": ""})[0] == 403
+
+
+def test_a_link_logs_in_whoever_was_somebody_else_here(server: Live) -> None:
+    fill(server.ledger, 2)
+    anna = server.client()
+    before = anna.get("/")[1]
+    token = server.ledger.admit("Ben")
+    page = anna.get(f"/login?token={token}")[1]
+    assert "Log in" in page
+    bare = {"X_CSRF_Token": None, "HX_Request": None}
+    status, _, headers = anna.ask("POST", "/login", {"token": token}, **bare)
+    assert status == 303
+    assert "Anna" in before
+    assert anna.get("/")[0] == 403  # that session has ended
+    anna.headers["Cookie"] = headers["set-cookie"].split(";")[0]
+    assert "Ben" in anna.get("/")[1]
+
+
+def test_the_server_is_nobody_elses(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving.getpass, "getuser", lambda: "kim")
+    ledger = server.ledger
+    lea = ledger.add_reviewer("Lea", "lead")[0]
+
+    def came() -> Any:
+        return ledger.by_session(ledger.redeem(serving._own_invitation(ledger)) or "")
+
+    assert (came().name, came().role) == ("kim", "lead")
+    assert came() != lea
+    monkeypatch.setattr(serving.getpass, "getuser", lambda: "pat")
+    ledger.add_reviewer("pat")
+    assert (came().name, came().role) == ("pat (server)", "lead")
+    assert came().name == "pat (server)"
 
 
 def test_logging_out_ends_the_session(server: Live) -> None:

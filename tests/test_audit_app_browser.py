@@ -262,6 +262,36 @@ def test_a_verdict_survives_that_the_page_is_closed(server: Live, come: Open) ->
     assert verdicts(server, audit) == [(1, "tie")]
 
 
+def test_a_verdict_that_is_refused_is_not_called_saved(server: Live, come: Open) -> None:
+    audit, page = first_item(server, come)
+    page.context.set_offline(True)
+    page.keyboard.press("1")
+    page.get_by_text("Not saved yet").wait_for()
+    (reviewer,) = [r.id for r in server.ledger.reviewers() if r.role == "reviewer"]
+    server.ledger.skip(audit, 1, reviewer, "too long", nonce="another device")
+    page.close()
+    page.context.set_offline(False)
+    other = page.context.new_page()
+    other.goto(f"{server.url}/")
+    other.get_by_text("Your earlier verdict was refused: ").wait_for()
+    assert not verdicts(server, audit)
+
+
+def test_the_guideline_that_is_read_is_the_one_that_stands(server: Live, come: Open) -> None:
+    audit, page = fill(server.ledger, 4, arm="calibration", guideline="Be fair."), come()
+    begin(page, server, audit)
+    arrive(page, 1)
+    page.keyboard.press("g")
+    page.get_by_text("Be fair.").wait_for()
+    page.get_by_role("button", name="Close").click()
+    lead = server.ledger.add_reviewer("Lea", "lead")[0]
+    server.ledger.guideline(audit, "Be fairer.", lead.id)
+    page.keyboard.press("1")
+    arrive(page, 2)
+    page.get_by_role("button", name="Read it").click()
+    page.get_by_text("Be fairer.").wait_for()
+
+
 def test_what_is_not_saved_can_be_taken_back(server: Live, come: Open) -> None:
     audit, page = first_item(server, come, lambda route: route.abort())
     page.keyboard.press("3")

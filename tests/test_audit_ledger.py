@@ -9,6 +9,7 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import audits
 import pytest
@@ -633,6 +634,57 @@ def test_the_guideline_freezes_with_the_first_gate_verdict(tmp_path: Path) -> No
         assert at.audit(audit).guideline_sha == sha
         assert at.frozen(audit)
         assert at.verify().problems == ()
+
+
+def test_an_audit_that_is_removed_is_missed(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)):
+        pass
+    with sqlite3.connect(tmp_path / "audit.db") as at:
+        at.execute("DELETE FROM audit")
+    with Ledger.open(tmp_path / "audit.db") as at:
+        assert at.verify().problems == ("audit 1 was removed after it was drawn",)
+
+
+def test_a_verdict_names_the_guideline_that_was_at_hand(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(4, "calibration"), people=2) as (at, audit, _):
+
+        def said(nonce: str, guideline: str) -> str:
+            """The version that a verdict was stored under."""
+            view = at.claim(audit, 2)
+            assert view is not None
+            assert view.stage
+            more: Any = {"nonce": nonce, "guideline": guideline}
+            at.decide(audit, view.number, 2, view.stage, "left", **more)
+            with sqlite3.connect(tmp_path / "audit.db") as rows:
+                last = "SELECT guideline_sha FROM decision ORDER BY seq DESC LIMIT 1"
+                return rows.execute(last).fetchone()[0]
+
+        old = at.audit(audit).guideline_sha
+        assert said("first", old) == old
+        new = at.guideline(audit, "Be fairer.", 1)
+        assert said("page of before", old) == old
+        assert at.unread(audit, 2)
+        at.undo(audit, 2, nonce="z")
+        assert at.unread(audit, 2)  # nothing was judged meanwhile
+        assert said("again", new) == new
+        assert not at.unread(audit, 2)
+        assert said("forged", "f" * 64) == new
+        assert at.verify().problems == ()
+
+
+def test_a_role_stays_and_access_ends(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2)) as (at, _, _):
+        session = at.redeem(at.admit("Bob"))
+        assert session
+        with pytest.raises(Refused, match="Bob is here as a reviewer") as caught:
+            at.admit("Bob", "lead")
+        assert "Bob (lead)" in caught.value.remedy
+        (bob,) = [r for r in at.reviewers() if r.name == "Bob"]
+        at.deactivate(bob.id)
+        assert at.by_session(session) is None
+        back = at.redeem(at.admit("Bob"))
+        assert back
+        assert at.by_session(back) == bob
 
 
 def test_every_version_of_the_guideline_is_kept_and_reviewers_are_told(tmp_path: Path) -> None:

@@ -125,6 +125,10 @@ def _plans_changed(at: Connection) -> Iterator[str]:
             if item_sha(dict(row)) != row["sha"]:
                 yield f"item {row['name']} was changed after it was drawn"
         after = found[-1]["id"]
+    g = tables.gate_event.c
+    told = at.execute(select(g.audit).where(g.state == "planned").order_by(g.seq)).scalars()
+    for gone in sorted({*told} - {*at.execute(select(tables.audit.c.id)).scalars()}):
+        yield f"audit {gone} was removed after it was drawn"
     for audit in at.execute(select(tables.audit)).mappings():
         units = select(t.number, i.c.sha, t.arm, t.order, t.stratum, t.pi, t.reviews)
         units = units.join_from(tables.unit, i).where(t.audit == audit["id"]).order_by(t.number)

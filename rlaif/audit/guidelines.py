@@ -86,10 +86,11 @@ def versions(at: Connection, audit_id: int) -> list[Guideline]:
 
 
 def unread(at: Connection, audit: int, reviewer: int) -> bool:
-    """Whether the guideline has changed since the reviewer's last act here."""
+    """Whether the guideline is another than the one at hand at the reviewer's last verdict here."""
     last = select(d.guideline_sha).where(
-        d.audit == audit, d.reviewer == reviewer, d.blind != "unknown"
-    )
+        d.audit == audit, d.reviewer == reviewer, d.blind != "unknown",
+        d.act.in_(("verdict", "skip")),
+    )  # fmt: skip
     seen = at.execute(last.order_by(d.seq.desc()).limit(1)).scalar()
     now = at.execute(select(a.guideline_sha).where(a.id == audit)).scalar()
     return seen is not None and seen != now

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ class Ledger:
         self._folds = Folds()
         self.memory: dict[int, Any] = {}
         """For figures that are costly to make (overview.py), by audit."""
+
+    @property
+    def name(self) -> str:
+        """What tells this ledger apart, without saying where it is."""
+        return sha256(self.database.where.encode()).hexdigest()[:12]
 
     @classmethod
     @contextmanager
@@ -160,6 +166,16 @@ class Ledger:
         with self._writing() as at:
             people.logout(at, session)
 
+    def admit(self, name: str, role: Role | None = None) -> str:
+        """A one-time token for whoever has this name, who is added if need be, as a reviewer unless
+        `role` says otherwise; somebody whose access was ended may come in again.
+
+        Raises:
+            Refused: this name has another role already.
+        """
+        with self._writing() as at:
+            return people.admit(at, name, role, self._now())
+
     def deactivate(self, reviewer: int) -> None:
         """End all sessions and invitations of a reviewer; what he said stays."""
         with self._writing() as at:
@@ -195,16 +211,17 @@ class Ledger:
 
     def decide(
         self, audit: int, number: int, reviewer: int, stage: str, verdict: str, *, nonce: str,
-        active_ms: int = 0, text: str = "", ui: str = "",
+        active_ms: int = 0, text: str = "", ui: str = "", guideline: str = "",
     ) -> Recorded:  # fmt: skip
         """Answer the item's open question (records.VERDICTS; `defects` are joined by commas).
 
         The same nonce again gives the row that is there. So does another nonce for a question that
         is answered, as from a second tab (`already`). After the lease ran out and another took the
         item, the row is kept as `extra`. Questions after the reveal need one; `text` goes with
-        `revision: edit`. `active_ms` is the time that the page was looked at.
+        `revision: edit`. `active_ms` is the time that the page was looked at, `guideline` the
+        SHA-256 of the version that was at hand, if it was not the one that stands.
         """
-        said = verdicts.Said(stage, verdict, nonce, active_ms, text, ui)
+        said = verdicts.Said(stage, verdict, nonce, active_ms, text, ui, guideline)
         with self._writing() as at:
             recorded = verdicts.decide(at, audit, number, reviewer, said, self._now())
         self._settle(audit)
@@ -212,10 +229,10 @@ class Ledger:
 
     def skip(
         self, audit: int, number: int, reviewer: int, reason: str, *, nonce: str,
-        active_ms: int = 0, ui: str = "",
+        active_ms: int = 0, ui: str = "", guideline: str = "",
     ) -> Recorded:  # fmt: skip
         """Leave the item, with a reason, to another reviewer; where there is none, to nobody."""
-        said = verdicts.Said("", "skip", nonce, active_ms, reason, ui)
+        said = verdicts.Said("", "skip", nonce, active_ms, reason, ui, guideline)
         with self._writing() as at:
             recorded = verdicts.skip(at, audit, number, reviewer, said, self._now())
         self._settle(audit)
@@ -388,7 +405,7 @@ class Ledger:
 
     def _settle(self, audit: int) -> None:
         """Write the gate's decision down, if it has just been reached."""
-        with self._folded(audit) as (_, fold):
+        with self._folded(audit) as (at, fold):
             if fold.settled or fold.gate().state == "open":
                 return
             if not rulings.settled(at, audit):

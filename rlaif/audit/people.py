@@ -37,6 +37,18 @@ def invite(at: Connection, reviewer: int, now: int) -> str:
     return _issue(at, reviewer, "once", now + INVITED_FOR)
 
 
+def admit(at: Connection, name: str, role: Role | None, now: int) -> str:
+    """A one-time token for whoever has this name, added if need be."""
+    known = at.execute(select(tables.reviewer).where(p.name == name.strip())).first()
+    if known is None:
+        return add(at, name, role or "reviewer", now)[1]
+    if role not in (None, known.role):
+        remedy = f"roles don't change: give a {role} another name, such as {name} ({role})"
+        raise Refused(f"{name} is here as a {known.role}", remedy=remedy)
+    at.execute(update(tables.reviewer).where(p.id == known.id).values(active=1))
+    return invite(at, known.id, now)
+
+
 def redeem(at: Connection, token: str, now: int) -> str | None:
     """Burn a one-time token for a session's."""
     burnt = delete(tables.token).where(t.hash == _hash(token), t.kind == "once", t.until > now)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
-from rlaif.audit import chain, claims, people, tables
+from rlaif.audit import chain, claims, guidelines, people, tables
 from rlaif.audit.errors import AuditError, NotAnswered, NotYours, Refused
 from rlaif.audit.holding import Held, held, to_decision
 from rlaif.audit.records import BLIND, VERDICTS, Decision, Recorded, View
@@ -30,6 +30,8 @@ class Said:
     active_ms: int = 0
     text: str = ""
     ui: str = ""
+    guideline: str = ""
+    """The SHA-256 of the version that was at hand; "" for the one that stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,9 @@ def _add(
     a = tables.audit.c
     shas = select(a.guideline_sha, a.constitution_sha).where(a.id == own.unit.audit)
     guideline, constitution = at.execute(shas).one()
+    if said.guideline not in ("", guideline):
+        known = {version.sha for version in guidelines.versions(at, own.unit.audit)}
+        guideline = said.guideline if said.guideline in known else guideline
     sided = said.stage in SIDED and not as_it_is
     row: dict[str, Any] = {
         "audit": own.unit.audit, "number": own.unit.number, "unit": own.unit.id,

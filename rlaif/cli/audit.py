@@ -64,7 +64,7 @@ def sample(
     section = _section(config.get("audit", {}), changes)
     with Ledger.open(_where(run, db)) as ledger:
         drawn = int(config["seed"]) if seed is None else seed
-        asked = Again(_lead(ledger, again), reason) if again else None
+        asked = Again(_person(ledger, again), reason) if again else None
         how = {"seed": drawn, "kind": kind, "again": asked}
         before = len(ledger.audits())
         found = ledger.audit(sampling.sample(ledger, run, section, **how))
@@ -106,8 +106,9 @@ def serve(
 @of_kind
 @click.option("--principles", is_flag=True, help="Show disagreements and drafted edits, too.")
 @click.option("--invite", "invited", metavar="NAME", help="A one-time token for a reviewer.")
-@click.option("--role", type=click.Choice(["reviewer", "lead", "admin"]), default="reviewer",
-              help="Of a reviewer who is new.")  # fmt: skip
+@click.option("--role", type=click.Choice(["reviewer", "lead", "admin"]),
+              help="Of somebody who is new. [default: reviewer]")  # fmt: skip
+@click.option("--deactivate", metavar="NAME", help="End somebody's sessions and links.")
 @click.option("--override", metavar="NAME", help="Let training begin, in this lead's name.")
 @click.option("--reason", default="", help="Why, for --override.")
 @click.option("--check", is_flag=True, help="Exit with 1 unless training may begin.")
@@ -115,15 +116,19 @@ def serve(
 @as_json
 def status(
     run: Path, kind: Kind, principles: bool, invited: str | None, role: Any,
-    override: str | None, reason: str, check: bool, db: str | None, as_json: bool,
+    deactivate: str | None, override: str | None, reason: str, check: bool, db: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Say where the audit of RUN stands."""
     from rlaif.audit.overview import overview
 
     with _latest(run, kind, db) as (ledger, found):
-        token = {"invited": invited, "token": _invited(ledger, invited, role)} if invited else {}
+        if deactivate:
+            ledger.deactivate(_person(ledger, deactivate))
+            click.echo(f"{deactivate} is let in no more; what they said stays", err=True)
+        token = {"invited": invited, "token": ledger.admit(invited, role)} if invited else {}
         if override:
-            ledger.override(found.id, _lead(ledger, override), reason)
+            ledger.override(found.id, _person(ledger, override), reason)
         seen = overview(ledger, found.id)
         head = ledger.verify().head
     if as_json:
@@ -179,7 +184,7 @@ def guideline(
 
     with _latest(run, kind, db) as (ledger, found):
         if change:
-            ledger.guideline(found.id, guidelines.read(change), _lead(ledger, by or ""))
+            ledger.guideline(found.id, guidelines.read(change), _person(ledger, by or ""))
         versions, frozen = ledger.guidelines(found.id), ledger.frozen(found.id)
     if as_json:
         told = {"frozen": frozen, "versions": [asdict(version) for version in versions]}
@@ -321,12 +326,7 @@ def _section(told: dict[str, Any], changes: tuple[str, ...]) -> Any:
         raise ConfigError(first["msg"], where=f"--set {where}", remedy=remedy) from error
 
 
-def _invited(ledger: Ledger, name: str, role: Any) -> str:
-    known = {reviewer.name: reviewer.id for reviewer in ledger.reviewers()}
-    return ledger.invite(known[name]) if name in known else ledger.add_reviewer(name, role)[1]
-
-
-def _lead(ledger: Ledger, name: str) -> int:
+def _person(ledger: Ledger, name: str) -> int:
     from rlaif.errors import RunError
 
     for reviewer in ledger.reviewers():

@@ -15,6 +15,7 @@ from rlaif.audit.app.reviewing import Number
 from rlaif.audit.errors import NotFound, Refused
 from rlaif.audit.overview import Overview, overview
 from rlaif.audit.records import Dispute
+from rlaif.audit.scoring import question
 from rlaif.audit.told import headline
 from rlaif.intervals import Estimate
 
@@ -149,12 +150,7 @@ def guideline(audit: Number, at: Lead) -> Response:
 def invite(audit: Number, at: Lead) -> Response:
     """A one-time link for a reviewer, who is made if need be; shown once."""
     name = at.fields.get("name", "").strip()
-    role = "lead" if at.fields.get("role") == "lead" else "reviewer"
-    known = {r.name: r.id for r in at.ledger.reviewers()}
-    if name in known:
-        token = at.ledger.invite(known[name])
-    else:
-        _, token = at.ledger.add_reviewer(name, role)
+    token = at.ledger.admit(name, "lead" if at.fields.get("role") == "lead" else None)
     link = f"{at.request.url.scheme}://{at.request.headers['host']}/login?token={token}"
     return at.page("invited", audit=titled(at.ledger.audit(audit)), who=name, link=link, said="")
 
@@ -223,7 +219,7 @@ def _dispute(at: Visit, audit: int, found: Dispute, **told: Any) -> Response:
     number, item = found.number, at.ledger.item(audit, found.number)
     a, b = item.payload["a"], item.payload.get("b") or item.ai.get("b") or ""
     left, right = (b, a) if _turned(audit, number) else (a, b)
-    sided = not {"yes", "no", "unsure"} & set(found.verdicts)
+    sided = question(item.kind, item.label) != "violated"
     shown = {"number": number, "principles": item.payload["principles"], "response": a,
              "prompt": item.payload["messages"], "left": left, "right": right}  # fmt: skip
     return at.page(

@@ -57,6 +57,9 @@ class Templates:
         return self.env.get_template(f"{name}.html.j2").render(given | context)
 
 
+LOGIN = "/login"
+
+
 @dataclass
 class Visit:
     """One request: who asks, what was sent with it, and how to answer."""
@@ -73,7 +76,8 @@ class Visit:
         """The visit behind a request.
 
         Raises:
-            HTTPException: it changes something, and does not carry the session's CSRF token.
+            HTTPException: it changes something, and does not carry the session's CSRF token, as all
+                but a new log-in must.
         """
         state, app = request.state, request.app.state
         lists: dict[str, list[str]] = {}
@@ -82,7 +86,7 @@ class Visit:
             for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=100):
                 lists.setdefault(name, []).append(value)
         fields = {name: values[-1] for name, values in lists.items()}
-        if request.method == "POST" and state.me:
+        if request.method == "POST" and state.me and request.url.path != LOGIN:
             given = request.headers.get("x-csrf-token") or fields.get("csrf", "")
             if not secrets.compare_digest(given.encode(), csrf(state.session).encode()):
                 raise HTTPException(403, "This page is from an earlier session: reload it.")
@@ -123,6 +127,7 @@ class Visit:
             return RedirectResponse(url, 303)
         context |= {"me": self.me, "partial": self.partial, "url": url}
         context |= {"csrf": csrf(self.request.state.session) if self.me else ""}
+        context |= {"reviewer": f"{self.ledger.name}-{self.me.id}" if self.me else ""}
         headers = {"X-Page-Url": url} if url else {}
         return HTMLResponse(self.templates.render(name, **context), status, headers)
 
@@ -135,7 +140,8 @@ class Visit:
 def titled(audit: Audit) -> dict[str, Any]:
     """An audit as templates name it."""
     kind = {"preference": "Preferences", "critique": "Critiques and revisions"}[audit.plan.kind]
-    return {"id": audit.id, "title": audit.plan.title or kind, "kind": kind}
+    return {"id": audit.id, "title": audit.plan.title or kind, "kind": kind,
+            "guideline": audit.guideline_sha}  # fmt: skip
 
 
 def version(found: Guideline) -> dict[str, str]:

@@ -116,8 +116,9 @@ def skip(audit: Number, number: Number, at: At) -> Response:
     words = at.fields.get("note", "").strip()
     reason = f"{reason}: {words}" if words else reason
     at.ledger.skip(
-        audit, number, at.reviewer.id, reason, nonce=at.nonce, active_ms=at.active_ms, ui=at.ui
-    )
+        audit, number, at.reviewer.id, reason, nonce=at.nonce, active_ms=at.active_ms, ui=at.ui,
+        guideline=at.fields.get("guideline", ""),
+    )  # fmt: skip
     return showing.next_item(at, audit, said="Skipped. z takes it back.")
 
 
@@ -145,6 +146,7 @@ def _decide(at: Visit, audit: int, number: int, stage: str, said: str, nonce: st
     return at.ledger.decide(
         audit, number, at.reviewer.id, stage, said,
         nonce=nonce, active_ms=at.active_ms, text=text, ui=at.ui,
+        guideline=at.fields.get("guideline", ""),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from starlette.staticfiles import StaticFiles
 
 from rlaif.audit import ADDRESS, where
 from rlaif.audit.app import leading, reviewing
-from rlaif.audit.app.pages import HERE, Templates, Visit
+from rlaif.audit.app.pages import HERE, LOGIN, Templates, Visit
 from rlaif.audit.app.reviewing import At
 from rlaif.audit.app.security import Guard, address, hosts, loopback
 from rlaif.audit.errors import AuditError, NotAnswered, NotFound, NotYours, Refused
@@ -110,8 +110,8 @@ def application(ledger: Ledger, *, port: int, allow_host: tuple[str, ...] = ()) 
     own = APIRouter()
     own.add_api_route("/", reviewing.home, methods=["GET"])
     own.add_api_route("/logout", reviewing.log_out, methods=["POST"])
-    own.add_api_route("/login", _welcome, methods=["GET"])
-    own.add_api_route("/login", _log_in, methods=["POST"])
+    own.add_api_route(LOGIN, _welcome, methods=["GET"])
+    own.add_api_route(LOGIN, _log_in, methods=["POST"])
     for router in (own, reviewing.router, leading.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
@@ -141,6 +141,8 @@ def _log_in(at: At) -> Response:
     if session is None:
         title = "This link has been used, or is too old"
         return at.message(title, "A lead can make a new one.", status=403)
+    if at.me:  # the one before ends
+        at.ledger.logout(at.request.state.session)
     answer = RedirectResponse("/", 303)
     answer.set_cookie(
         at.request.app.state.cookie, session, max_age=30 * 24 * 3600, httponly=True,
@@ -154,11 +156,16 @@ def _stranger(templates: Templates) -> str:
 
 
 def _own_invitation(ledger: Ledger) -> str:
-    """A one-time token for the person who starts the server: a lead, made if there is none."""
-    name = getpass.getuser()
-    leads = [r for r in ledger.reviewers() if r.active and r.role in leading.LEADS]
-    own = next((r for r in leads if r.name == name), leads[0] if leads else None)
-    return ledger.invite(own.id) if own else ledger.add_reviewer(name, "lead")[1]
+    """A one-time token for the person who starts the server: the lead of that name, made if there
+    is none; never somebody else, in whose name he would judge and rule."""
+    name, known = getpass.getuser(), {r.name: r for r in ledger.reviewers()}
+    for own in (name, f"{name} (server)"):
+        if own not in known:
+            return ledger.add_reviewer(own, "lead")[1]
+        if known[own].active and known[own].role in leading.LEADS:
+            return ledger.invite(known[own].id)
+    remedy = f"let a lead in: rlaif audit status RUN --invite NAME --role lead; {name} is no lead"
+    raise Refused(f"{name} is not let in here as a lead", remedy=remedy)
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@
       drop(entry);
       attempt = 0;
       unsaved();
-      show(page, reply.headers.get("X-Page-Url"), entry);
+      show(page, reply.headers.get("X-Page-Url"), entry, reply.ok);
     } catch {
       later(entry, navigator.onLine ? "The server does not answer." : "You are offline.");
     } finally {
@@ -68,9 +68,10 @@
   }
 
   // --- pages ---
-  function show(page, url, entry) {
+  function show(page, url, entry, saved) {
     if (entry.from && entry.from !== location.pathname) { // it was sent from a page that is gone
-      say("Your earlier verdict is saved now.");
+      const why = new DOMParser().parseFromString(page, "text/html").querySelector("h1")?.textContent.trim();
+      say(saved ? "Your earlier verdict is saved now." : `Your earlier verdict was refused: ${why}`);
       return;
     }
     htmx.swap("#page", page, { swapStyle: "innerHTML", swapDelay: 0, settleDelay: 0 });
