@@ -2,19 +2,27 @@
 
     check(config)           # a ConfigError says what is wrong, where and what to do
 
-A file that is missed at its stage is missed after hours of paid calls; here it costs nothing.
+What is missed at its stage is missed after hours of paid calls; here it costs nothing.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 
 from rlaif.config import RunConfig
+from rlaif.config.policy import DpoConfig, KtoConfig, OnlineConfig, PpoConfig
+from rlaif.config.section import TrainerConfig
 from rlaif.constitution import load
 from rlaif.documents import did_you_mean
 from rlaif.engine import Models
 from rlaif.errors import ConfigError
+from rlaif.finetune import helpful_rows
+from rlaif.policy.options import check_dpo, check_kto
+from rlaif.preferences import method_of
 from rlaif.runs import OPTIONAL, STAGES
 from rlaif.shipped import folder
 from rlaif.templates import Templates
@@ -30,6 +38,16 @@ VARIABLES = {
 }
 """What each template is given."""
 
+_TRL = {
+    "FinetuneConfig": "SFTConfig",
+    "RewardConfig": "RewardConfig",
+    "DpoConfig": "DPOConfig",
+    "KtoConfig": "KTOConfig",
+    "GrpoConfig": "GRPOConfig",
+    "RlooConfig": "RLOOConfig",
+}
+"""Whose options the `trl` of a section are."""
+
 _FILES = (  # key, the stage after which it is no longer read, what such a file is
     ("finetune.helpful.path", "finetune", "name a JSONL file with rows of `prompt` and `response`"),
     ("audit.guideline", "preferences", "name a text file; unset, a short one that is shipped"),
@@ -38,17 +56,24 @@ _FILES = (  # key, the stage after which it is no longer read, what such a file 
 
 
 def check(config: RunConfig, *, until: str = "report", standing: Path | None = None) -> None:
-    """Read the law and the templates and look at files and models, before anything is spent.
+    """Read the law and the templates and look at options, files and models, before anything is
+    spent.
 
     `standing`: the folder of a run that goes on as it stood; what its finished stages have read may
     be gone.
 
     Raises:
         ConfigError: one of them cannot be used, or a run with this config never makes `until`.
+        DataError: a row of `finetune.helpful.path` cannot be used.
     """
     _check_reached(config, until)
-    load(config.constitution)
-    _check_templates(Templates(config.templates or folder("prompts")))
+    law, templates = load(config.constitution), Templates(config.templates or folder("prompts"))
+    _check_templates(templates)
+    if until not in STAGES[: STAGES.index("preferences")]:
+        method_of(config.preferences, law, templates, config.seed)
+    _check_rounds(config)
+    for at, section in _trainings(config):
+        _check_training(at, section)
     _check_files(config, standing)
     if rewards := getattr(config.policy, "rewards", None):
         from rlaif.policy.rewards import model_folders
@@ -87,5 +112,47 @@ def _check_files(config: RunConfig, standing: Path | None) -> None:
         section, _, name = key.rpartition(".")
         path = getattr(attrgetter(section)(config), name, None)  # `helpful` may be None
         read = standing and (standing / stage / "stage.json").is_file()
-        if path and not path.is_file() and not read:
+        if not path or read:
+            continue
+        if not path.is_file():
             raise ConfigError(f"there is no file {path}", where=key, remedy=remedy)
+        if stage == "finetune":
+            deque(helpful_rows(path), maxlen=0)
+
+
+def _check_rounds(config: RunConfig) -> None:
+    rounds, last = config.finetune.rounds, config.critique.rounds
+    if isinstance(rounds, tuple) and not (rounds and set(rounds) <= set(range(1, last + 1))):
+        what = f"these are no rounds of the critique: {list(rounds)}"
+        remedy = f"choose some of 1 to {last} (critique.rounds), or write last or all"
+        raise ConfigError(what, where="finetune.rounds", remedy=remedy)
+
+
+def _trainings(config: RunConfig) -> Iterator[tuple[str, TrainerConfig]]:
+    """Every training of the run, by its place in the config."""
+    yield "finetune", config.finetune
+    if config.reward.enabled:
+        yield "reward", config.reward
+    if isinstance(config.policy, OnlineConfig):
+        yield "policy.dpo", config.policy.dpo
+    else:
+        yield "policy", config.policy
+
+
+def _check_training(at: str, section: TrainerConfig) -> None:
+    if isinstance(section, DpoConfig):
+        check_dpo(section)
+    elif isinstance(section, KtoConfig):
+        check_kto(section)
+    if isinstance(section, PpoConfig):
+        return  # it splits a batch in any way, and is not TRL's
+    batch, micro = section.batch_size, section.micro_batch
+    if micro and batch % micro and not section.launch:  # with it, the devices are not known
+        what = f"batch_size {batch} is no multiple of micro_batch {micro}"
+        raise ConfigError(what, where=f"{at}.micro_batch", remedy="change one of the two")
+    if section.trl and find_spec("trl"):  # which takes seconds to import
+        import trl
+
+        from rlaif.training.fitting import check_options
+
+        check_options(getattr(trl, _TRL[type(section).__name__]), section, where=f"{at}.trl")

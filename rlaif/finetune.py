@@ -129,7 +129,7 @@ def lessons(path: Path, config: FinetuneConfig, seed: int) -> Iterator[Lesson]:
             yield Lesson(lesson.id, left_out="over_helpful_share")
         else:
             yield lesson
-    for lesson in _rows(helpful.path) if helpful and helpful.path else ():
+    for lesson in helpful_rows(helpful.path) if helpful and helpful.path else ():
         if lesson.left_out or _rank(lesson, seed) in taken:
             yield lesson
 
@@ -139,7 +139,9 @@ def _mixed(path: Path, rounds: Rounds, helpful: HelpfulConfig, seed: int) -> set
     every = (lesson for lesson in _revisions(path, rounds) if not lesson.left_out)
     others = sum(bool(helpful.path) or not _optional(lesson) for lesson in every)
     wanted = round(others * helpful.share / (1 - helpful.share))
-    among = _rows(helpful.path) if helpful.path else filter(_optional, _revisions(path, rounds))
+    among = (
+        helpful_rows(helpful.path) if helpful.path else filter(_optional, _revisions(path, rounds))
+    )
     ranks = (_rank(lesson, seed) for lesson in among if not lesson.left_out)
     return set(heapq.nsmallest(wanted, ranks))
 
@@ -152,7 +154,12 @@ def _rank(lesson: Lesson, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/helpful/{lesson.id}".encode()).digest()
 
 
-def _rows(file: Path) -> Iterator[Lesson]:
+def helpful_rows(file: Path) -> Iterator[Lesson]:
+    """The helpful answers of a file, each by the number of its line.
+
+    Raises:
+        DataError: the file cannot be read, or a row is no prompt with a response.
+    """
     for number, row in numbered(file, HelpfulRow):
         asked = (Message("user", row.prompt),) if isinstance(row.prompt, str) else row.prompt
         if not asked or asked[-1].role != "user":

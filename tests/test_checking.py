@@ -1,4 +1,4 @@
-"""What is refused before anything is spent: missing files, and an end that is never reached."""
+"""What is refused before anything is spent, because the config alone tells that it cannot be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from rlaif.checking import check
 from rlaif.config import RunConfig
-from rlaif.errors import ConfigError
+from rlaif.constitution import to_yaml
+from rlaif.errors import ConfigError, DataError
 from rlaif.runs import STAGES
 from tests import finished_run
 
@@ -66,5 +67,86 @@ def test_a_missing_file_is_refused_until_its_stage_has_read_it(
         check(told, standing=tmp_path / "run")
     (tmp_path / "run" / stage / "stage.json").write_text("{}")
     check(told, standing=tmp_path / "run")
-    missing.write_text("here it is")
+    missing.write_text('{"prompt": "Hello?", "response": "Hello."}\n')
     check(told)
+
+
+def test_helpful_answers_are_read_before_anything_is_spent(tmp_path: Path) -> None:
+    path = tmp_path / "helpful.jsonl"
+    path.write_text('{"prompt": "Hello?", "response": "Hello."}\n{"prompt": "Hello?"}\n')
+    told = config(tmp_path, finetune={"helpful": {"path": str(path)}})
+    with pytest.raises(DataError, match="missing required field `response`") as caught:
+        check(told)
+    assert caught.value.where == f"{path}:2"
+
+
+@pytest.mark.parametrize(
+    ("sections", "where", "what"),
+    [
+        ({"policy": {"loss_type": "ipo"}}, "policy.loss_type", "soft labels have one loss"),
+        ({"policy": {"labels": "hard", "loss_type": "ippo"}}, "policy.loss_type", "no loss 'ippo'"),
+        ({"policy": {"trl": {"loss_type": "ipo"}}}, "policy.trl.loss_type", "would ignore it"),
+        ({"policy": {"kind": "online", "dpo": {"loss_type": "ipo"}}}, "policy.loss_type", "ipo"),
+        ({"policy": {"kind": "kto", "micro_batch": 1}}, "policy.micro_batch", "2 or more"),
+        ({"finetune": {"micro_batch": 3}}, "finetune.micro_batch", "batch_size 16 is no multiple"),
+        ({"reward": {"micro_batch": 3}}, "reward.micro_batch", "no multiple"),
+        (
+            {"policy": {"kind": "online", "dpo": {"micro_batch": 3}}},
+            "policy.dpo.micro_batch",
+            "no multiple",
+        ),
+        ({"finetune": {"trl": {"lerning_rate": 1}}}, "finetune.trl", "has no 'lerning_rate'"),
+        (
+            {"finetune": {"rounds": (1, 9)}},
+            "finetune.rounds",
+            r"no rounds of the critique: \[1, 9\]",
+        ),
+        ({"finetune": {"rounds": (0,)}}, "finetune.rounds", "no rounds"),
+        ({"finetune": {"rounds": ()}}, "finetune.rounds", "no rounds"),
+    ],
+)
+def test_options_of_trainings_are_refused_at_once(
+    sections: dict[str, Any], where: str, what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=what) as caught:
+        check(config(tmp_path, **sections))
+    assert caught.value.where == where
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"finetune": {"micro_batch": 3, "batch_size": 24, "launch": ["--num_processes=8"]}},
+        {"reward": {"enabled": False, "micro_batch": 3}},
+        {"policy": {"kind": "ppo", "micro_batch": 3}},
+        {"finetune": {"rounds": (1, 3)}},
+        {"finetune": {"trl": {"packing": True}}},
+    ],
+)
+def test_options_that_a_training_takes_pass(sections: dict[str, Any], tmp_path: Path) -> None:
+    check(config(tmp_path, **sections))
+
+
+@pytest.mark.parametrize(
+    ("wordings", "section", "what"),
+    [
+        ({"prefer": ()}, {}, "has a `prefer` wording; pairwise"),
+        (
+            {"critique": (), "revise": ()},
+            {"method": "pointwise"},
+            "a `prefer` wording with a `critique` wording; pointwise",
+        ),
+        ({}, {"examples": 2}, "no worked preference"),
+    ],
+)
+def test_a_law_that_can_give_no_label_is_refused_where_labels_are_to_be_made(
+    wordings: dict[str, Any], section: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    law, path = finished_run.law(), tmp_path / "law.yaml"
+    principles = tuple(p.model_copy(update=wordings) for p in law.principles)
+    path.write_text(to_yaml(law.model_copy(update={"principles": principles})), "utf-8")
+    told = config(tmp_path, constitution=str(path), preferences=section)
+    with pytest.raises(ConfigError, match=what):
+        check(told)
+    check(told, until="finetune")

@@ -336,6 +336,17 @@ def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == before
 
 
+@pytest.mark.parametrize("scheme", ["postgresql+asyncpg", "Postgresql", "mysql", "sqlite"])
+def test_a_url_of_another_kind_is_no_file(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="begins with postgresql://") as caught:
+        Store(f"{scheme}://me:secret@host/name")
+    assert caught.value.where == f"{scheme}://me:***@host/name"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_file_says_so(tmp_path: Path) -> None:
     with Store(tmp_path / "s") as store:
         for number in range(2000):

@@ -109,6 +109,10 @@ def test_diff_shows_words(law: Path, tmp_path: Path) -> None:
         [-1, " kinder?"],
         [1, " nicer?"],
     ]
+    new.write_text(LAW.replace("weight: 0", "weight: 0, tags: [brief, b]"))
+    found = run("diff", law, new).stdout
+    assert found.startswith("retagged  short: none -> brief b (asked as before")
+    assert found.endswith("1 unchanged\n")
     new.write_text("# other\n" + LAW)
     assert run("diff", law, new).stdout == "the same in meaning\n"
 

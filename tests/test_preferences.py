@@ -374,8 +374,8 @@ def test_where_no_principle_applies_a_pair_says_so(run: Run) -> None:
     silent = law(principle("one", prefer=[]), principle("two", critique=[], revise=[]))
     pairwise = run(constitution=silent, principles=0)
     assert {v.principle for pair in pairwise.pairs for v in pair.verdicts} == {"two"}
-    pointwise = run(constitution=silent, principles=0, method="pointwise")
-    assert pointwise.metrics["unlabelled"] == {"no_principle": 20}
+    with pytest.raises(ConfigError, match="pointwise labels need one"):
+        run(constitution=silent, principles=0, method="pointwise")
 
 
 # --- paid once ------------------------------------------------------------------------------------

@@ -102,6 +102,9 @@ def diff(old: Path, new: Path, run: Path | None, as_json: bool) -> None:
         click.echo(f"renamed   {was} -> {now} (same wordings, but it meets other items)")
     for id in changes.moved:
         click.echo(f"moved     {id}: {_chance(before[id])} -> {_chance(after[id])}")
+    for id in changes.retagged:
+        was, now = (" ".join(law[id].tags) or "none" for law in (before, after))
+        click.echo(f"retagged  {id}: {was} -> {now} (asked as before, counted elsewhere)")
     for id, each in spans.items():
         click.echo(f"reworded  {id}")
         for name, some in each.items():

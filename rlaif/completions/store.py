@@ -209,4 +209,7 @@ def _table(where: str) -> Table:
         from rlaif.completions.postgres import PostgresTable
 
         return PostgresTable(where)
+    if "://" in where:
+        what = "a store is a file, or a database by a URL that begins with postgresql://"
+        raise StoreError(what, where=shown(where), remedy="write postgresql://USER@HOST/NAME")
     return SqliteTable(Path(where))

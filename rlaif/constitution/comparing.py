@@ -14,6 +14,7 @@ class Changes:
     """Principle ids by what became of them; `renamed` and `moved` say the same as before.
 
     `moved` principles are chosen for other items than before: their weight or `applies_to` differs.
+    `retagged` ones are asked as before, and counted elsewhere: their `tags` differ.
     """
 
     added: tuple[str, ...] = ()
@@ -21,12 +22,13 @@ class Changes:
     renamed: dict[str, str] = field(default_factory=dict)
     reworded: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
+    retagged: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     examples: bool = False
 
     def __bool__(self) -> bool:
-        parts = (self.added, self.removed, self.renamed, self.reworded, self.moved, self.examples)
-        return any(parts)
+        ids = (self.added, self.removed, self.renamed, self.reworded, self.moved, self.retagged)
+        return any(ids) or self.examples
 
 
 def compare(old: Constitution, new: Constitution) -> Changes:
@@ -39,13 +41,15 @@ def compare(old: Constitution, new: Constitution) -> Changes:
     kept = [id for id in before if id in after]
     reworded = tuple(id for id in kept if before[id].digest != after[id].digest)
     moved = tuple(id for id in kept if _chance(before[id]) != _chance(after[id]))
+    retagged = tuple(id for id in kept if set(before[id].tags) != set(after[id].tags))
     return Changes(
         added=tuple(id for id in new_ids if id not in renamed.values()),
         removed=tuple(id for id in before if id not in after and id not in renamed),
         renamed=renamed,
         reworded=reworded,
         moved=moved,
-        unchanged=tuple(id for id in kept if id not in reworded and id not in moved),
+        retagged=retagged,
+        unchanged=tuple(id for id in kept if id not in {*reworded, *moved, *retagged}),
         examples=old.examples != new.examples,
     )
 

@@ -18,6 +18,7 @@ from rlaif.config.run import PreferencesConfig
 from rlaif.constitution import Constitution
 from rlaif.engine import Model
 from rlaif.engine.counts import Counts
+from rlaif.errors import ConfigError
 from rlaif.jsonl import rows, writing
 from rlaif.preferences import selftest
 from rlaif.preferences.counting import Tally
@@ -48,7 +49,8 @@ def preferences(
     models may not be servable at once.
 
     Raises:
-        ConfigError: the self-test of the labels failed, or a template cannot be used.
+        ConfigError: the self-test of the labels failed, or the constitution or a template cannot
+            be used.
         DataError: a row of the prompts cannot be read.
     """
     selftest.check(method_of, config, constitution, templates, seed)
@@ -71,8 +73,18 @@ def preferences(
 def method_of(
     config: PreferencesConfig, constitution: Constitution, templates: Templates, seed: int
 ) -> Method:
-    """How the config wants pairs to be judged."""
+    """How the config wants pairs to be judged.
+
+    Raises:
+        ConfigError: the constitution has no principle for that, or no worked preference where the
+            config asks for some.
+    """
     kind = Pairwise if config.method == "pairwise" else Pointwise
+    if not any(p.weight and all(map(p.wordings, kind.reads)) for p in constitution.principles):
+        wordings = " with ".join(f"a `{name}` wording" for name in kind.reads)
+        what = f"no principle has {wordings}; {config.method} labels need one"
+        remedy = "write some, for a principle that is not switched off"
+        raise ConfigError(what, where="constitution", remedy=remedy)
     return kind(config, constitution, templates, seed)
 
 

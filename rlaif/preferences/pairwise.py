@@ -13,7 +13,7 @@ from typing import Any
 
 from rlaif.calibration import sigmoid
 from rlaif.config.run import PreferencesConfig
-from rlaif.constitution import Constitution, Law, PreferExample, Principle, phrase
+from rlaif.constitution import Constitution, Law, PreferExample, Principle, Wording, phrase
 from rlaif.preferences.aggregating import aggregated
 from rlaif.preferences.judging import Group, Question, Reading
 from rlaif.preferences.shots import Shots
@@ -26,11 +26,14 @@ STOP = ("The answer is",)
 class Pairwise:
     """Two questions for each pair and principle: a shown first, then b shown first."""
 
+    reads: tuple[Wording, ...] = ("prefer",)
+    """The wordings that a principle has to have."""
+
     def __init__(
         self, config: PreferencesConfig, constitution: Constitution, templates: Templates, seed: int
     ) -> None:
         self._config, self._constitution, self._templates = config, constitution, templates
-        self._law = Law(constitution, ("prefer",), k=config.principles, seed=seed)
+        self._law = Law(constitution, self.reads, k=config.principles, seed=seed)
         self._seed = seed
         self._template = "prefer_reasoned" if config.reasoning else "prefer"
         self.writes_first = config.reasoning

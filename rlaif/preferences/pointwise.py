@@ -14,7 +14,7 @@ from typing import Any
 
 from rlaif.calibration import logit, sigmoid
 from rlaif.config.run import PreferencesConfig
-from rlaif.constitution import Constitution, Law, PreferExample, Principle, phrase
+from rlaif.constitution import Constitution, Law, PreferExample, Principle, Wording, phrase
 from rlaif.preferences.aggregating import aggregated
 from rlaif.preferences.judging import Group, Question, Reading
 from rlaif.preferences.shots import Shots
@@ -33,11 +33,14 @@ def soft(a: float, b: float, config: PreferencesConfig) -> float:
 class Pointwise:
     """One question for each different answer and principle."""
 
+    reads: tuple[Wording, ...] = ("prefer", "critique")
+    """The wordings that a principle has to have."""
+
     def __init__(
         self, config: PreferencesConfig, constitution: Constitution, templates: Templates, seed: int
     ) -> None:
         self._config, self._constitution, self._templates = config, constitution, templates
-        self._law = Law(constitution, ("prefer", "critique"), k=config.principles, seed=seed)
+        self._law = Law(constitution, self.reads, k=config.principles, seed=seed)
         self._seed = seed
         self.writes_first = config.weigh_critique
         self._shots = Shots(config, constitution, seed, self._worked)

@@ -61,7 +61,7 @@ def arguments(kind: type[A], folder: Path, config: TrainerConfig, seed: int, **m
         "report_to": "none",
         "disable_tqdm": True,
     }
-    _check_options(kind, config)
+    check_options(kind, config)
     try:
         made = kind(**(ours | more | config.trl))
     except (TypeError, ValueError) as error:
@@ -89,15 +89,22 @@ def _split(config: TrainerConfig) -> tuple[int, int]:
     return micro, config.batch_size // (micro * devices)
 
 
-def _check_options(kind: type[TrainingArguments], config: TrainerConfig) -> None:
+def check_options(
+    kind: type[TrainingArguments], config: TrainerConfig, *, where: str = "trl"
+) -> None:
+    """Look at the names in `config.trl`.
+
+    Raises:
+        ConfigError: TRL has no such option, or it is not for a config to set.
+    """
     known = {field.name for field in fields(kind) if field.init}
     for name in config.trl:
         if name in _OURS:
             remedy = "remove it; max_length has its own key beside `trl`"
-            raise ConfigError(f"{name} cannot be set here", where="trl", remedy=remedy)
+            raise ConfigError(f"{name} cannot be set here", where=where, remedy=remedy)
         if name not in known:
             remedy = did_you_mean(name, sorted(known)) or f"see {kind.__name__} of TRL"
-            raise ConfigError(f"{kind.__name__} has no {name!r}", where="trl", remedy=remedy)
+            raise ConfigError(f"{kind.__name__} has no {name!r}", where=where, remedy=remedy)
 
 
 @dataclass(frozen=True)
