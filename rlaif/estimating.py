@@ -6,15 +6,16 @@ another model misleads more than none. What cannot be estimated is None.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import RunConfig
+from rlaif.config.naming import config_of
 from rlaif.config.policy import OnlineConfig, OnPolicyConfig
-from rlaif.runs import base
+from rlaif.errors import RunError
+from rlaif.runs import base, stage_record
 
 TRAININGS = ("finetune", "reward", "policy")
 
@@ -51,16 +52,16 @@ class Past:
             (path.parents[1], record)
             for name in (stage, f"{stage}-[0-9]*")
             for path in self.root.glob(f"*/{name}/stage.json")
-            if (record := _read(path)) and _models(path.parents[1]) == self.models
+            if (record := _read(path.parent)) and _models(path.parents[1]) == self.models
         ]
         return sorted(found, key=lambda each: each[1]["finished"], reverse=True)
 
     def _trained(self, stage: str, run: Path, record: dict[str, Any]) -> float | None:
         """Seconds of a training, by what it learns from now and did then."""
         try:
-            then = RunConfig.model_validate(_read(run / "run.json")["config"])
-            prompts = _read(run / "prompts" / "stage.json")["metrics"]["train"]
-        except (KeyError, ValueError):
+            then = config_of(run)
+            prompts = stage_record(run / "prompts")["metrics"]["train"]
+        except (KeyError, RunError):
             return None
         before, now = _lessons(stage, then, prompts), _lessons(stage, self.config, self.prompts)
         if before[0] != now[0] or not before[1]:
@@ -91,15 +92,15 @@ def _lessons(stage: str, config: RunConfig, prompts: int) -> tuple[str, float]:
 
 def _models(run: Path) -> tuple[str, str] | None:
     """Start and feedback model of a run, as its first paid stage knew them."""
-    inputs = _read(run / "critique" / "stage.json").get("made_from", {}).get("inputs", {})
+    inputs = _read(run / "critique").get("made_from", {}).get("inputs", {})
     return (inputs["drafter"], inputs["critic"]) if "drafter" in inputs else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A record; empty where it is damaged: the run itself will say so."""
+def _read(stage: Path) -> dict[str, Any]:
+    """A stage's record; empty where it is damaged: the run itself will say so."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return stage_record(stage)
+    except RunError:
         return {}
 
 

@@ -8,7 +8,6 @@ Nothing else is shared by path: finished calls live in the completions store.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.audit import ADDRESS
+from rlaif.config.naming import record_of
 from rlaif.constitution import load
 from rlaif.errors import RlaifError, RunError
 from rlaif.report import figures_of
-from rlaif.runs import OPTIONAL, STAGES, base, held, locked
+from rlaif.runs import OPTIONAL, STAGES, base, held, locked, stage_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def kept(folder: Path, root: Path) -> Kept:
     Raises:
         RunError: its run.json, or a finished stage, cannot be read.
     """
-    config = _config(folder)
+    config = record_of(folder)["config"]
     figures = figures_of(folder)
     stages = tuple(_stage(folder, name) for name in _stages(folder))
     return Kept(
@@ -156,15 +156,6 @@ def sweep(root: Path) -> list[Path]:
 # --- one run --------------------------------------------------------------------------------------
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "run.json").read_text("utf-8"))["config"]
-    except (OSError, ValueError, KeyError) as error:
-        remedy = "`rlaif run` writes it anew when it next works in this run"
-        what = f"run.json cannot be read ({error})"
-        raise RunError(what, where=str(folder), remedy=remedy) from None
-
-
 def _stages(folder: Path) -> list[str]:
     """Every stage of a run and each optional one that it has, in the order in which they run."""
     names = (path.name.removesuffix(".partial").lstrip(".") for path in folder.iterdir())
@@ -186,19 +177,12 @@ def _turn(name: str) -> tuple[int, int, int]:
 def _stage(folder: Path, name: str) -> KeptStage:
     done, partial = folder / name, folder / f".{name}.partial"
     if done.is_dir():
-        record = _record(done)
+        record = stage_record(done) if name != "report" else {}
         seconds, finished = record.get("seconds"), record.get("finished", "")
         return KeptStage(name, "done", _bytes(done), seconds, finished)
     if partial.is_dir():
         return KeptStage(name, "begun", _bytes(partial))
     return KeptStage(name, "absent")
-
-
-def _record(done: Path) -> dict[str, Any]:
-    try:
-        return json.loads((done / "stage.json").read_text("utf-8"))
-    except OSError:
-        return {}  # the report has none
 
 
 def _state(folder: Path, figures: dict[str, Any]) -> str:
@@ -233,9 +217,10 @@ def _needed_by(folder: Path, root: Path) -> Iterator[str]:
         if resolved == inside:
             continue
         try:
-            named = [value for _, value in _flat(_config(other)) if isinstance(value, str)]
+            config = record_of(other)["config"]
         except RunError:
             continue
+        named = [value for _, value in _flat(config) if isinstance(value, str)]
         if any(Path(value).is_absolute() and inside in Path(value).parents for value in named):
             yield other.name
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from rlaif import __version__
 from rlaif.config import RunConfig
+from rlaif.config.naming import RECORD, record_of
 from rlaif.config.section import Section
 from rlaif.errors import RunError
 
@@ -59,6 +60,8 @@ def base(name: str) -> str:
     stem, _, number = name.rpartition("-")
     return stem if stem in STAGES and number.isdigit() else name
 
+
+_RECORDED = {"made_from", "outputs", "digest", "metrics", "seconds", "finished"}  # in stage.json
 
 Work = Callable[[Path], Mapping[str, Any]]
 """Fills a folder and returns its metrics. A folder that is not empty is an interrupted attempt."""
@@ -99,17 +102,18 @@ class Run:
         gate keeps it, whatever `config` says: a lead opens it, nobody else.
 
         Raises:
-            RunError: another process has it open, its run.json cannot be read, or `fresh` names no
-                stage.
+            RunError: another process has it open, its folder cannot be written, its run.json cannot
+                be read, or `fresh` names no stage.
         """
         folder = root / config.name
         for name in fresh:
             if name not in (*STAGES, *OPTIONAL):
                 remedy = f"one of {', '.join((*STAGES, *OPTIONAL))}"
                 raise RunError(f"no stage is called {name!r}", remedy=remedy)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            kept = _still_gated(config, folder / "run.json")
+            kept = _still_gated(config, folder)
             yield cls(folder, kept, fresh, since=since, as_it_stood=as_it_stood)
 
     def stage(self, name: str, section: Section | None, work: Work, **inputs: Path | str) -> Path:
@@ -126,7 +130,7 @@ class Run:
             fresh = base(name) in self.fresh
             if fresh and self._finished_since(done):
                 fresh, self._made_anew = False, True
-            differs = self._differs(done, section, made_from, inputs)
+            differs = [] if fresh else self._differs(done, section, made_from, inputs)
             if not fresh and not differs:
                 log.info("%s: reused", name)
                 return done
@@ -155,7 +159,7 @@ class Run:
         """Write run.json: what was asked, with which code, where."""
         config = self.config.resolved()
         record = {"config": config, "rlaif": __version__, **_surroundings()}
-        path = self.folder / "run.json"
+        path = self.folder / RECORD
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         _sync(draft)
@@ -197,8 +201,13 @@ class Run:
         return self.folder.resolve() in path.resolve().parents
 
     def _finished_since(self, done: Path) -> bool:
-        finished = datetime.fromisoformat(stage_record(done)["finished"])
-        return self._since is not None and finished >= self._since.replace(microsecond=0)
+        if self._since is None:
+            return False
+        try:
+            finished = datetime.fromisoformat(stage_record(done)["finished"])
+        except RunError:  # damaged
+            return False
+        return finished >= self._since.replace(microsecond=0)
 
     def _refuse_unless_fresh(self, name: str, differs: list[str]) -> None:
         if base(name) in self.fresh or self._made_anew:
@@ -211,19 +220,14 @@ class Run:
         )
 
 
-def _still_gated(config: RunConfig, record: Path) -> RunConfig:
+def _still_gated(config: RunConfig, run: Path) -> RunConfig:
     """The config, with the audit's gate if the record of the run has it."""
-    if config.audit.gate or not record.is_file():
+    if config.audit.gate or not (run / RECORD).is_file():
         return config
-    try:
-        before = json.loads(record.read_text("utf-8"))["config"]
-    except (OSError, ValueError, KeyError) as error:
-        what = f"run.json cannot be read ({error})"
-        remedy = "remove it; the run then goes on with the config that it is given"
-        raise RunError(what, where=str(record), remedy=remedy) from error
-    if not before.get("audit", {}).get("gate"):
+    audit = record_of(run)["config"].get("audit")
+    if not isinstance(audit, dict) or not audit.get("gate"):
         return config
-    log.info("%s: trains on audited labels alone, as it began", record.parent)
+    log.info("%s: trains on audited labels alone, as it began", run)
     return config.gated()
 
 
@@ -233,12 +237,15 @@ def stage_record(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: the stage is not there, or damaged.
     """
-    path = folder / "stage.json"
+    path, remedy = folder / "stage.json", f"run it again with --fresh {base(folder.name)}"
     try:
-        return json.loads(path.read_text("utf-8"))
+        record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        remedy = f"run it again with --fresh {base(folder.name)}"
         raise RunError(f"not a finished stage ({error})", where=str(path), remedy=remedy) from error
+    if not isinstance(record, dict) or not record.keys() >= _RECORDED:
+        what = "not a finished stage (this is no record of one)"
+        raise RunError(what, where=str(path), remedy=remedy)
+    return record
 
 
 def digest(path: Path) -> str:
@@ -357,9 +364,22 @@ def _differences(before: Any, now: Any, said: Any, at: str = "") -> Iterator[str
 
 
 @contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Inside, what the system says of a folder that cannot be written is a RunError."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "see that it is a folder which you may write, or copy the run to one"
+        what = f"the run cannot be written ({error.strerror})"
+        raise RunError(what, where=str(folder), remedy=remedy) from error
+
+
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The run's lock for this process; the system gives it back however the process ends."""
-    with (folder / ".lock").open("a+") as file:
+    with writable(folder):
+        lock = (folder / ".lock").open("a+")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

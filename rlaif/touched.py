@@ -9,15 +9,14 @@ and through the finetuned model the answers that are labelled: the counts are th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlaif.config import RunConfig
+from rlaif.config.naming import config_of
 from rlaif.constitution import Constitution, Law, choose, phrase
 from rlaif.constitution.schema import Wording
-from rlaif.errors import RunError
 from rlaif.jsonl import rows
 from rlaif.records import Chain, Pair, Prompt
 
@@ -40,14 +39,9 @@ def touched(run: Path, old: Constitution, new: Constitution) -> Touched:
     """Count what changes in `run` where `new` takes the place of `old`.
 
     Raises:
-        RunError: there is no such run.
+        RunError: there is no such run, or its run.json is damaged.
     """
-    try:
-        config = RunConfig.model_validate(json.loads((run / "run.json").read_text())["config"])
-    except (OSError, ValueError, KeyError) as error:
-        remedy = "name a folder that `rlaif run` made, such as runs/demo"
-        raise RunError(f"not a run ({error})", where=str(run), remedy=remedy) from error
-    found = Touched()
+    config, found = config_of(run), Touched()
     if (run / "critique" / "chains.jsonl").is_file():
         _critiques(found, run, config, old, new)
     if (run / "preferences" / "pairs.jsonl").is_file():

@@ -10,7 +10,6 @@ said.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlaif.config import RunConfig
-from rlaif.errors import DataError, RunError
+from rlaif.config.naming import config_of
+from rlaif.errors import DataError
 from rlaif.jsonl import rows
 from rlaif.records import Chain, Pair, Prompt, Sampled, Win
 
@@ -75,7 +75,7 @@ def trace(run: Path, item: str, store: Store | None = None) -> Trace:
         RunError: the folder is no run's.
         DataError: no item or more than one is called so; the nearest ids are named.
     """
-    config = _config(run)
+    config = config_of(run)
     kind, id = _named(run, item)
     found = [(stage.name, p) for stage in _labels(run) for p in _with(stage / PAIRS, Pair, id)]
     pairs = [(stage, p) for stage, p in found if id == (p.id if kind == "pair" else p.prompt.id)]
@@ -163,11 +163,8 @@ def _with(path: Path, type: type[T], id: str) -> Iterator[T]:
     """The rows of a file whose line holds an id; the others are not even decoded."""
     import msgspec
 
-    needle = msgspec.json.encode(id)
     if path.is_file():
-        decoder = msgspec.json.Decoder(type)
-        with path.open("rb") as file:
-            yield from (decoder.decode(line) for line in file if needle in line)
+        yield from rows(path, type, holding=msgspec.json.encode(id))
 
 
 def _prompt(run: Path, id: str) -> tuple[Prompt, str]:
@@ -177,18 +174,6 @@ def _prompt(run: Path, id: str) -> tuple[Prompt, str]:
                 return prompt, split
     remedy = "the run's stages do not belong together: make them anew with --fresh prompts"
     raise DataError(f"the prompt {id!r} is not in prompts/", where=str(run), remedy=remedy)
-
-
-def _config(run: Path) -> RunConfig:
-    path = run / "run.json"
-    try:
-        return RunConfig.model_validate(json.loads(path.read_text("utf-8"))["config"])
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"this is not a run's folder, or its run.json is of another version ({error})",
-            where=str(run),
-            remedy="name a folder that `rlaif run` made, such as runs/demo",
-        ) from error
 
 
 # --- calls ----------------------------------------------------------------------------------------

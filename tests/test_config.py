@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from rlaif import shipped
-from rlaif.config import RunConfig, load
+from rlaif.config import RunConfig, load, named
 from rlaif.config.policy import DpoConfig, KtoConfig, PpoConfig
 from rlaif.config.section import LoraConfig
 from rlaif.documents import DocumentError
@@ -189,6 +190,13 @@ def test_a_resolved_config_says_all_and_loads_again(tmp_path: Path) -> None:
     first = config(tmp_path, LEAST)
     assert RunConfig.model_validate(first.resolved()) == first
     assert first.resolved()["critique"]["rounds"] == 4
+
+
+def test_a_mistake_in_the_record_of_a_run_is_told_at_its_place(tmp_path: Path) -> None:
+    kept = config(tmp_path, LEAST).resolved() | {"seed": -1}
+    (tmp_path / "run.json").write_text(json.dumps({"host": "h", "config": kept}, indent=1), "utf-8")
+    with pytest.raises(DocumentError, match=r"run\.json:5:\d+: `seed` \('-1'\)"):
+        named(tmp_path)
 
 
 def test_a_hub_name_whose_first_part_is_a_folder_is_doubted(

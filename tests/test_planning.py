@@ -100,7 +100,8 @@ def plan_of(config: RunConfig, root: Path) -> dict[str, Any]:
 def finished(root: Path, stage: str, seconds: float) -> None:
     """Let the run have finished a training that took so long."""
     (root / "run" / stage).mkdir()
-    record = {"finished": "2026-01-01", "seconds": seconds, "metrics": {}, "made_from": {}}
+    record = {"finished": "2026-01-01", "seconds": seconds}
+    record |= {"metrics": {}, "made_from": {}, "outputs": {}, "digest": ""}
     (root / "run" / stage / "stage.json").write_text(json.dumps(record))
 
 

@@ -135,6 +135,39 @@ def test_a_line_that_is_no_row_is_an_error_at_its_place(tmp_path: Path, line: st
         read(tmp_path / "out", config(source))
 
 
+def test_a_file_as_windows_and_pandas_write_it_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "p.jsonl"
+    source.write_bytes(b"\xef\xbb\xbf" + b'{"prompt": "p"}\r\n')
+    assert read(tmp_path / "out", config(source, heldout=0))["prompts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b'[{"prompt": "p"}]', "jq -c '.[]' FILE"),
+        (b'[\n {\n  "prompt": "p"\n }\n]', "jq -c '.[]' FILE"),
+        (b'{\n "prompt": "p"\n}', "one JSON object a line"),
+        ('{"prompt": "p"}'.encode("utf-16"), "save the file as UTF-8"),
+    ],
+)
+def test_a_file_of_another_form_says_how_to_bring_it_into_this_one(
+    content: bytes, remedy: str, tmp_path: Path
+) -> None:
+    (tmp_path / "p.json").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "out", config(tmp_path / "p.json"))
+    assert remedy in caught.value.remedy
+
+
+def test_what_is_no_text_and_no_id_is_called_by_its_kind(tmp_path: Path) -> None:
+    source = saved(tmp_path / "p.jsonl", {"prompt": "p"}, {"prompt": "q", "id": 1.5})
+    read(tmp_path / "out", config(source, heldout=0))
+    (row,) = rows(tmp_path / "out" / "rejected.jsonl", Rejected)
+    assert row.detail.endswith("this is a number with a fraction; see `id_column`")
+    with pytest.raises(Unfit, match="but of type bytes"):
+        conversation(b"p")
+
+
 def test_an_id_for_two_prompts_is_an_error_that_names_both(tmp_path: Path) -> None:
     one = saved(tmp_path / "a.jsonl", {"prompt": "p", "id": "x"}, {"prompt": "p", "id": "x"})
     two = saved(tmp_path / "b.jsonl", *({"prompt": text, "id": "x"} for text in "pqr"))
@@ -283,6 +316,7 @@ def test_columns_of_other_names_are_used_or_ignored(tmp_path: Path) -> None:
         ({"path": "p.jsonl", "column": "text"}, "no column 'text'; its columns are: prompt"),
         ({"hub": "hub", "hub_split": "nothing"}, "nothing"),
         ({"hub": "absent"}, "absent"),
+        ({"hub": "scripted"}, "Dataset scripts are no longer supported"),
     ],
 )
 def test_an_unusable_source_is_an_error_with_a_remedy(
@@ -295,6 +329,8 @@ def test_an_unusable_source_is_an_error_with_a_remedy(
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "p"}\n' * 99)[:-12])
     (tmp_path / "hub").mkdir()
     saved(tmp_path / "hub" / "train.jsonl", {"prompt": "p"})
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").touch()
     with pytest.raises(DataError, match=said) as caught:
         read(tmp_path / "out", config(place))
     assert caught.value.remedy
@@ -394,6 +430,7 @@ def test_check_of_a_config_reads_its_sources(tmp_path: Path) -> None:
     began.mkdir(parents=True)
     (began / "run.json").write_text(json.dumps({"config": load(run).resolved()}))
     assert json.loads(check(began, "--json").output) == found
+    assert [path.name for path in began.iterdir()] == ["run.json"]  # a look writes nothing
 
 
 def test_check_fails_where_the_run_would(tmp_path: Path) -> None:

@@ -216,6 +216,28 @@ def test_a_damaged_record_has_a_remedy(run: Run) -> None:
     with pytest.raises(RunError, match="not a finished stage") as caught:
         run.stage("critique", CritiqueConfig(), writes("a"))
     assert "--fresh critique" in caught.value.remedy
+    (done / "stage.json").write_text("{}")
+    with pytest.raises(RunError, match="not a finished stage"):
+        run.stage("critique", CritiqueConfig(), writes("a"))
+    run.fresh.add("critique")
+    run.stage("critique", CritiqueConfig(), writes("a"))
+    assert stage_record(done)["stage"] == "critique"
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with (
+        pytest.raises(RunError, match="cannot be written"),
+        Run.open(CONFIG, root=tmp_path / "file"),
+    ):
+        pass
+    (tmp_path / CONFIG.name / ".lock").mkdir(parents=True)
+    with (
+        pytest.raises(RunError, match="cannot be written") as caught,
+        Run.open(CONFIG, root=tmp_path),
+    ):
+        pass
+    assert "may write" in caught.value.remedy
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rlaif import keeping
 from rlaif.audit.ledger import Ledger
 from rlaif.cli.runs import runs
 from rlaif.config import RunConfig
+from rlaif.errors import RunError
 from rlaif.runs import Run
 from tests.finished_run import made
 
@@ -223,3 +224,32 @@ def test_a_damaged_run_hides_no_other(rlaif: Callable[..., Result], root: Path) 
     assert listed.exit_code == 0
     assert "run.json cannot be read" in listed.stderr
     assert "second" in listed.stdout
+
+
+@pytest.mark.parametrize("record", ["{", "[1]", '{"config": null}', "3"])
+def test_a_record_of_another_shape_hides_no_other(
+    record: str, rlaif: Callable[..., Result], root: Path
+) -> None:
+    (root / "foreign").mkdir()
+    (root / "foreign" / "run.json").write_text(record)
+    listed = rlaif("list")
+    assert listed.exit_code == 0
+    assert "run.json cannot be read" in listed.stderr
+    assert "second" in listed.stdout
+    assert rlaif("show", "first").exit_code == 0
+    assert isinstance(rlaif("show", "foreign").exception, RunError)
+    assert rlaif("rm", "second", "--yes").exit_code == 0
+
+
+def test_a_damaged_stage_is_told_by_its_run_alone(rlaif: Callable[..., Result], root: Path) -> None:
+    (root / "first" / "policy" / "stage.json").write_text("{}")
+    assert "not a finished stage" in rlaif("list").stderr
+    assert rlaif("show", "second").exit_code == 0
+
+
+def test_where_every_run_is_damaged_list_fails(rlaif: Callable[..., Result], root: Path) -> None:
+    for name in ("first", "second"):
+        (root / name / "run.json").write_text("{")
+    listed = rlaif("list")
+    assert listed.exit_code == 1
+    assert "no runs in" not in listed.stderr

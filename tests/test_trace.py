@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,19 @@ def test_an_unknown_or_ambiguous_item_names_the_nearest(run: Path) -> None:
         trace(run / "critique", id)
 
 
+def test_a_torn_line_is_told_at_its_place(run: Path, tmp_path: Path) -> None:
+    copy, id = tmp_path / "run", revised(run).prompt.id
+    shutil.copytree(run, copy)
+    chains = copy / "critique" / "chains.jsonl"
+    lines = chains.read_text("utf-8").splitlines()
+    n = next(n for n, line in enumerate(lines) if id in line)
+    lines[n] = lines[n][:-20]
+    chains.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(DataError, match=r"chains\.jsonl:\d+: JSON is malformed") as caught:
+        trace(copy, id)
+    assert caught.value.where == f"{chains}:{n + 1}"
+
+
 def test_the_command_prints_wording_probabilities_and_model(
     run: Path, store: Path, capsys: Any
 ) -> None:
@@ -122,8 +136,6 @@ def test_the_command_prints_wording_probabilities_and_model(
 
 
 def test_no_control_character_reaches_the_terminal(run: Path, tmp_path: Path, capsys: Any) -> None:
-    import shutil
-
     import msgspec
 
     copy = tmp_path / "run"

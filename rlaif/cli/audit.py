@@ -56,11 +56,11 @@ def sample(
     other audit unless a lead asks for it.
     """
     from rlaif.audit import sampling
-    from rlaif.audit.items import plain
     from rlaif.audit.ledger import Ledger
     from rlaif.audit.records import Again
+    from rlaif.config.naming import record_of
 
-    config = plain(run)["config"]
+    config = record_of(run)["config"]
     section = _section(config.get("audit", {}), changes)
     with Ledger.open(_where(run, db)) as ledger:
         drawn = int(config["seed"]) if seed is None else seed

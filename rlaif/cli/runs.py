@@ -35,30 +35,20 @@ def list_(root: Path, as_json: bool) -> None:
     from rlaif.errors import RlaifError
     from rlaif.keeping import kept, kept_in
 
-    found = []
-    for folder in kept_in(root):
+    found, folders = [], kept_in(root)
+    for folder in folders:
         try:
             found.append(kept(folder, root))
         except RlaifError as error:  # the others are no less there
             click.echo(str(error), err=True)
     if as_json:
         click.echo(json.dumps([run.json() for run in found], indent=1))
-        return
-    if not found:
+    elif found:
+        click.echo(_listed(found))
+    elif not folders:
         click.echo(f"no runs in {root}; `rlaif demo` makes one", err=True)
-        return
-    head = ("run", "state", "size", "constitution", "violations", "helpful", "labels", "calls")
-    rows = [
-        (
-            run.name, run.state, _size(run.bytes), run.constitution,
-            _share(run.figures, "violations", "policy"),
-            _share(run.figures, "helpfulness", "policy"),
-            _number(run.figures.get("labels", {}).get("pairs_made")),
-            _number(run.figures.get("calls", {}).get("answered")),
-        )
-        for run in found
-    ]  # fmt: skip
-    click.echo(_table(head, rows))
+    if folders and not found:
+        raise SystemExit(1)
 
 
 @runs.command()
@@ -133,6 +123,21 @@ def rm(names: tuple[str, ...], root: Path, yes: bool, as_json: bool) -> None:
 
 
 # --- showing --------------------------------------------------------------------------------------
+
+
+def _listed(found: Sequence[Kept]) -> str:
+    head = ("run", "state", "size", "constitution", "violations", "helpful", "labels", "calls")
+    rows = [
+        (
+            run.name, run.state, _size(run.bytes), run.constitution,
+            _share(run.figures, "violations", "policy"),
+            _share(run.figures, "helpfulness", "policy"),
+            _number(run.figures.get("labels", {}).get("pairs_made")),
+            _number(run.figures.get("calls", {}).get("answered")),
+        )
+        for run in found
+    ]  # fmt: skip
+    return _table(head, rows)
 
 
 def _figures(found: Sequence[Kept]) -> Iterator[Iterable[str]]:

@@ -34,13 +34,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         DocumentError: it cannot be used; a ConfigError that lists every problem with its place.
     """
     path, problems = Path(path), []
-    root = read(path, problems)
+    return validated(read(path, problems), path.parent, overrides, problems)
+
+
+def validated(
+    root: Mapping | None, folder: Path, overrides: Sequence[str], problems: list[Problem]
+) -> RunConfig:
+    """As `load`, for a tree that was read with these problems; paths start from `folder`."""
     config = None
     if root is not None:
         for override in sorted(overrides, key=lambda o: ".kind=" not in o):  # kinds come first
             _set(root, override, problems)
         try:
-            config = RunConfig.model_validate(data(root), context={"folder": path.parent})
+            config = RunConfig.model_validate(data(root), context={"folder": folder})
         except ValidationError as error:
             problems += [_explained(detail, root) for detail in error.errors(include_url=False)]
     if config is None or problems:

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config.loading import load
-from rlaif.config.run import RunConfig
-from rlaif.errors import ConfigError
+from pydantic import ValidationError
 
-SNAPSHOT = "config.yaml"
-"""In the folder of a run that was named by it: its config and its law as they stood."""
+from rlaif.config.loading import load, validated
+from rlaif.config.run import RunConfig
+from rlaif.documents import Mapping, Problem, Text, parse
+from rlaif.errors import ConfigError, RunError
+
+RECORD = "run.json"
+"""In the folder of every run that began: what was asked, with which code, where."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +47,68 @@ def named(path: Path, changes: Sequence[str] = ()) -> Named:
     if not path.is_dir():
         return Named(load(path, changes))
     folder = path.absolute()
-    return Named(load(_snapshot(folder), changes), folder)
-
-
-def _snapshot(run: Path) -> Path:
-    """A config file for a run that began, from its run.json."""
     try:
-        kept = json.loads((run / "run.json").read_text("utf-8"))["config"]
-    except (OSError, ValueError, KeyError) as error:
+        record_of(folder)
+    except RunError as error:
         remedy = "name a config file, or a run's folder such as runs/demo"
-        what = f"not a run that began ({error})"
-        raise ConfigError(what, where=str(run), remedy=remedy) from None
-    path = run / SNAPSHOT
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(_moved(kept, run), indent=1) + "\n", "utf-8")
-    return draft.replace(path)
+        what = f"not a run that began ({error.what})"
+        raise ConfigError(what, where=error.where, remedy=remedy) from None
+    return Named(_as_it_stood(folder, changes), folder)
 
 
-def _moved(kept: dict[str, Any], run: Path) -> dict[str, Any]:
-    """A config that was kept, for the folder where it is now."""
-    logs = kept.get("engine", {}).get("logs")
-    if logs and Path(logs).parts[-2:] == (kept.get("name"), "logs"):  # written out, once
-        kept["engine"]["logs"] = None
+def record_of(run: Path) -> dict[str, Any]:
+    """A run's run.json: its `config`, code and machine.
+
+    Raises:
+        RunError: the folder is no run's, or its run.json is damaged.
+    """
+    path = run / RECORD
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = "not a run's folder: it has no run.json"
+        remedy = "name a folder that `rlaif run` made, such as runs/demo"
+        raise RunError(what, where=str(run), remedy=remedy) from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from None
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise _unreadable(path, "it has no config")
+    return record
+
+
+def config_of(run: Path) -> RunConfig:
+    """The config that a run began with.
+
+    Raises:
+        RunError: as `record_of`, or the config is that of another version.
+    """
+    try:
+        return RunConfig.model_validate(record_of(run)["config"])
+    except ValidationError as error:
+        raise _unreadable(run / RECORD, f"its config is of another version: {error}") from None
+
+
+def _unreadable(path: Path, why: str) -> RunError:
+    remedy = "remove this file: `rlaif run CONFIG` writes it anew, and goes on"
+    return RunError(f"run.json cannot be read ({why})", where=str(path), remedy=remedy)
+
+
+def _as_it_stood(run: Path, changes: Sequence[str]) -> RunConfig:
+    """The config of a run that began, from its run.json."""
+    path, problems = run / RECORD, list[Problem]()
+    record = parse(path.read_text("utf-8"), path, problems)
+    kept = record.entries["config"] if record else None
+    if isinstance(kept, Mapping):
+        _move(kept, run)
+        return validated(kept, run, changes, problems)
+    return validated(None, run, changes, problems)
+
+
+def _move(kept: Mapping, run: Path) -> None:
+    """Make a config that was kept one for the folder where it is now."""
+    engine, once = kept.entries.get("engine"), (kept.text("name"), "logs")  # written out, once
+    if isinstance(engine, Mapping) and Path(engine.text("logs") or "").parts[-2:] == once:
+        engine.entries["logs"] = Text(engine.mark, None)
     if (run / "constitution.yaml").is_file():
-        kept["constitution"] = "constitution.yaml"
-    return kept | {"name": run.name}
+        kept.entries["constitution"] = Text(kept.mark, "constitution.yaml")
+    kept.entries["name"] = Text(kept.mark, run.name)

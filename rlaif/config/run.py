@@ -29,7 +29,7 @@ class SourceConfig(Section):
     """A JSONL or Parquet file (.gz too). Rows: `prompt`, a text or a list of messages; if wanted
     `id`, `tags` and `split` (train or heldout; test and validation are held out too)."""
 
-    hub: str | None = None
+    hub: str | None = Field(default=None, min_length=1)
     """A dataset on the Hugging Face hub, in the same form; `name@revision` pins it."""
 
     hub_split: str = "train"

@@ -129,7 +129,8 @@ def _id(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise Unfit(Why.BAD_ID, f"an id is a text or a whole number, this is {_kind(value)}")
+        what = f"an id is a text or a whole number, this is {_kind(value)}; see `id_column`"
+        raise Unfit(Why.BAD_ID, what)
     return str(value)
 
 
@@ -150,5 +151,8 @@ def _split(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {list: "a list", dict: "an object", str: "an empty text", bool: "true or false"}
-    return "null" if value is None else names.get(type(value), "a number")
+    names = {
+        list: "a list", dict: "an object", str: "an empty text", bool: "true or false",
+        int: "a number", float: "a number with a fraction",
+    }  # fmt: skip
+    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")

@@ -62,7 +62,7 @@ def _hub(source: SourceConfig) -> Iterator[Row]:
         yield from load_dataset(
             named, split=source.hub_split, revision=revision or None, streaming=True
         )
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         what = str(error).strip() or type(error).__name__
         remedy = "check the name, its split and the network; a private one needs HF_TOKEN"
         raise DataError(what, where=f"{source.hub} ({source.hub_split})", remedy=remedy) from error

@@ -15,6 +15,7 @@ from typing import Any
 
 from rlaif.report.data import Finished, figures
 from rlaif.report.distrust import doubts
+from rlaif.runs import writable
 
 __all__ = ["figures_of", "report"]
 
@@ -23,7 +24,7 @@ def report(run_folder: Path) -> Path:
     """Write `report/index.html` and `report/report.json` into a run's folder; returns the page.
 
     Raises:
-        RunError: the folder is no run's, or a finished stage in it is damaged.
+        RunError: the folder is no run's or cannot be written, or a finished stage in it is damaged.
         DataError: a row of a stage cannot be read.
     """
     from rlaif.report.page import page
@@ -31,9 +32,11 @@ def report(run_folder: Path) -> Path:
     run = Finished(run_folder)
     found = _complete(run)
     folder = run_folder / "report"
-    folder.mkdir(exist_ok=True)
-    _write(folder / "report.json", json.dumps(found, indent=1) + "\n")
-    return _write(folder / "index.html", page(run, found))
+    shown = page(run, found)
+    with writable(run_folder):
+        folder.mkdir(exist_ok=True)
+        _write(folder / "report.json", json.dumps(found, indent=1) + "\n")
+        return _write(folder / "index.html", shown)
 
 
 def figures_of(run_folder: Path) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import RunError
+from rlaif.config.naming import record_of
 from rlaif.intervals import Share, undefined
 from rlaif.runs import STAGES, base, stage_record
 
@@ -25,25 +24,10 @@ class Finished:
 
     folder: Path
 
-    def __post_init__(self) -> None:
-        if not (self.folder / "run.json").is_file():
-            raise RunError(
-                "this is not a run's folder: it has no run.json",
-                where=str(self.folder),
-                remedy="name a folder that `rlaif run` made, such as runs/demo",
-            )
-
     @cached_property
     def record(self) -> dict[str, Any]:
         """run.json: config, code and machine."""
-        try:
-            return json.loads((self.folder / "run.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"run.json cannot be read ({error})",
-                where=str(self.folder),
-                remedy="`rlaif run` writes it anew when it next works in this run",
-            ) from error
+        return record_of(self.folder)
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -73,7 +57,7 @@ class Finished:
     @property
     def config(self) -> dict[str, Any]:
         """The run's config, resolved."""
-        return self.record.get("config", {})
+        return self.record["config"]
 
     def optional(self, stage: str) -> dict[str, Any] | None:
         """The metrics of a stage that not every run has; None where this one has not."""
