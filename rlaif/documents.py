@@ -23,7 +23,7 @@ MAX_DEPTH = 16
 MAX_NODES = 20_000
 MAX_PROBLEMS = 50
 
-_NULLS = {"", "~", "null", "Null", "NULL"}
+NULLS = {"", "~", "null", "Null", "NULL"}
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # controls, NEL
     "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # bidi, zero width, separators, BOM
@@ -34,9 +34,9 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in a file; line and column count characters from 1."""
+    """A place in a file, or in a text with a name; line and column count characters from 1."""
 
-    path: Path
+    path: Path | str
     line: int
     column: int
 
@@ -141,16 +141,27 @@ def locate(root: Mapping, loc: tuple[int | str, ...]) -> tuple[Node, Mark]:
     return node, mark
 
 
+def is_afterthought(kind: str, loc: tuple[int | str, ...], root: Mapping) -> bool:
+    """Whether pydantic calls a list too short because all that is in it is wrong."""
+    node, _ = locate(root, loc)
+    return kind == "too_short" and isinstance(node, Sequence) and bool(node.items)
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The known word that is most like this one, if any is."""
+    return next(iter(difflib.get_close_matches(word[:64].lower(), sorted(known), n=1)), None)
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """The question that names the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word[:64].lower(), sorted(known), n=1)
-    return f"did you mean `{near[0]}`?" if near else ""
+    near = nearest(word, known)
+    return f"did you mean `{near}`?" if near else ""
 
 
 def line_of(mark: Mark) -> str | None:
     """The line that a mark points into, or None if the file has no such line to show."""
     try:
-        with mark.path.open("rb") as file:
+        with Path(mark.path).open("rb") as file:
             lines = file.read(MAX_BYTES).decode(errors="replace").split("\n")
     except OSError:
         return None
@@ -166,7 +177,7 @@ def read(path: Path, problems: list[Problem]) -> Mapping | None:
     return None if text is None else parse(text, path, problems)
 
 
-def parse(text: str, path: Path, problems: list[Problem]) -> Mapping | None:
+def parse(text: str, path: Path | str, problems: list[Problem]) -> Mapping | None:
     """As `read`, for text that is already at hand; `path` is used in messages only."""
     root = parse_value(text, path, problems)
     if root is None or isinstance(root, Mapping):
@@ -176,7 +187,7 @@ def parse(text: str, path: Path, problems: list[Problem]) -> Mapping | None:
     return None
 
 
-def parse_value(text: str, path: Path, problems: list[Problem]) -> Node | None:
+def parse_value(text: str, path: Path | str, problems: list[Problem]) -> Node | None:
     """As `parse`, for a list or a text as well as for `key: value` lines."""
     hidden = _hidden_characters(text, path)
     problems += hidden
@@ -199,7 +210,7 @@ class _TooMuch(Exception):
 class _Reader:
     """Builds the tree from parser events, one document only."""
 
-    def __init__(self, text: str, path: Path, problems: list[Problem]) -> None:
+    def __init__(self, text: str, path: Path | str, problems: list[Problem]) -> None:
         self.path, self.problems = path, problems
         self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=_Loader)
         self.nodes = 0
@@ -239,7 +250,7 @@ class _Reader:
     def scalar(self, event: yaml.ScalarEvent) -> Text:
         if found := _HIDDEN.search(event.value):
             self.note(event, f"the text holds {_named(found[0])}, seen by nobody", "remove it")
-        null = not event.style and event.value in _NULLS
+        null = not event.style and event.value in NULLS
         return Text(self.mark(event), None if null else event.value)
 
     def sequence(self, event: yaml.Event, depth: int) -> Sequence:
@@ -308,7 +319,7 @@ def _decoded(path: Path, problems: list[Problem]) -> str | None:
         return None
 
 
-def _hidden_characters(text: str, path: Path) -> list[Problem]:
+def _hidden_characters(text: str, path: Path | str) -> list[Problem]:
     """A problem for each character that a reviewer would not see."""
     found = []
     for match in _HIDDEN.finditer(text):
@@ -319,7 +330,7 @@ def _hidden_characters(text: str, path: Path) -> list[Problem]:
     return found
 
 
-def _place(path: Path, text: str, index: int) -> Mark:
+def _place(path: Path | str, text: str, index: int) -> Mark:
     line = text.count("\n", 0, index) + 1
     return Mark(path, line, index - (text.rfind("\n", 0, index) + 1) + 1)
 
@@ -329,7 +340,7 @@ def _named(character: str) -> str:
     return f"{name} (U+{ord(character):04X})"
 
 
-def _syntax_problem(error: yaml.YAMLError, path: Path) -> Problem:
+def _syntax_problem(error: yaml.YAMLError, path: Path | str) -> Problem:
     """What the parser could not read, in its words, with a remedy for the usual slips."""
     place = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     mark = Mark(path, place.line + 1, place.column + 1) if place else Mark(path, 1, 1)

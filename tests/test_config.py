@@ -84,6 +84,40 @@ def test_the_kind_of_a_policy_decides_its_keys(tmp_path: Path) -> None:
         ("policy: [ppo]", "5:9", "`policy`: this is no section", "`policy: {kind: dpo}`"),
         ("templates: ~nobody-here/t", "5:12", "no user nobody-here", "it means: "),
         ("engine: {base_urls: [ftp://x]}", "5:22", "is not a URL", ""),
+        ("finetune: {rounds: 2}", "5:20", "`finetune.rounds` ('2') is not a list", "write [2]"),
+        (
+            "finetune: {rounds: 2}",
+            "5:20",
+            "`finetune.rounds` ('2'): should be 'last'",
+            "it means: W",
+        ),
+        (
+            "finetune: {lora: {target_modules: {a: b}}}",
+            "5:35",
+            "`finetune.lora.target_modules`: ",
+            "it means: Which layers",
+        ),
+        (
+            "preferences: {clamp: [0.4]}",
+            "5:22",
+            "`preferences.clamp`: a value is",
+            "it means: Clamp",
+        ),
+        ("policy: {report_to: tensorboard}", "5:21", "is not a list", "write [tensorboard]"),
+        (
+            "finetune: {trl: x}",
+            "5:17",
+            "`finetune.trl` ('x') is not a section",
+            "`key: value` lines",
+        ),
+        ("critique:", "5:10", "`critique` is not a section", "`key: value` lines"),
+        ("policy: {kind: PPO}", "5:9", "('PPO')", "`policy: {kind: ppo}`"),
+        (
+            "policy: {kind: online, dpo: {beta: x}}",
+            "5:36",
+            "`policy.dpo.beta` ('x'): ",
+            "it means: How",
+        ),
         ("constitutoin: x", "5:1", "the key 'constitutoin' is unknown", "`constitution`?"),
     ],
 )
@@ -109,6 +143,13 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 5  # seed, modell, model, constitution, no source
 
 
+def test_a_mistake_in_the_only_source_is_told_alone(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError) as caught:
+        config(tmp_path, LEAST.replace("p.jsonl}", "p.jsonl, limit: 0}"))
+    (problem,) = caught.value.problems
+    assert "`prompts.sources.limit` ('0')" in problem.what
+
+
 def test_a_source_is_one_place(tmp_path: Path) -> None:
     both = LEAST.replace("{path: p.jsonl}", "{path: p.jsonl, hub: org/data}")
     with pytest.raises(DocumentError, match="name either `path` or `hub`"):
@@ -132,7 +173,21 @@ def test_another_kind_keeps_of_the_file_what_it_knows(tmp_path: Path) -> None:
         config(tmp_path, LEAST + "policy: {betta: 0.3}\n", "policy.kind=kto")
 
 
-@pytest.mark.parametrize("override", ["policy.beta=x", "seed", "polcy.beta=1", "=1"])
+def test_an_item_of_a_list_is_not_set_alone(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match=r"--set prompts\.sources=\[\.\.\.\]") as caught:
+        config(tmp_path, LEAST, "prompts.sources.0.limit=5")
+    (problem,) = caught.value.problems
+    assert problem.what == "`prompts.sources` is a list, whose items cannot be set one by one"
+
+
+@pytest.mark.parametrize("said", ["null", "~", "Null"])
+def test_an_override_says_nothing_as_the_file_does(said: str, tmp_path: Path) -> None:
+    assert config(tmp_path, LEAST, f"critique.no_fault={said}").critique.no_fault is None
+
+
+@pytest.mark.parametrize(
+    "override", ["policy.beta=x", "seed", "polcy.beta=1", "=1", "engine.base_urls=http://h:1"]
+)
 def test_a_wrong_override_names_itself(tmp_path: Path, override: str) -> None:
     with pytest.raises(DocumentError, match=f"--set {override}"):
         config(tmp_path, LEAST, override)

@@ -19,9 +19,9 @@ from rlaif.documents import (
     Mapping,
     Node,
     Problem,
-    Sequence,
     Text,
     did_you_mean,
+    is_afterthought,
     locate,
     quote,
 )
@@ -62,7 +62,7 @@ def explain(
     problems = []
     for detail in error.errors(include_url=False, include_input=False)[: MAX_PROBLEMS + 1]:
         overall = detail["type"] == "rlaif" and not detail["loc"]
-        if not (overall and noted) and not _is_afterthought(detail, root):
+        if not ((overall and noted) or is_afterthought(detail["type"], detail["loc"], root)):
             problems.append(_explained(detail, root, inherited))
     return problems
 
@@ -100,12 +100,6 @@ def _missing(node: Node, loc: tuple[int | str, ...], inherited: Collection[str])
 def _name(loc: tuple[int | str, ...]) -> str:
     """The last key on the way to a value: weight, or critique for its second paraphrase."""
     return next((str(step) for step in reversed(loc) if isinstance(step, str)), "the file")
-
-
-def _is_afterthought(detail: ErrorDetails, root: Mapping) -> bool:
-    """Whether pydantic calls a list too short because all that is in it is wrong."""
-    node, _ = locate(root, detail["loc"])
-    return detail["type"] == "too_short" and isinstance(node, Sequence) and bool(node.items)
 
 
 def _known_key(loc: tuple[int | str, ...]) -> str:
