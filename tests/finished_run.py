@@ -46,6 +46,12 @@ def config(name: str = "run", *, prompts: Path, **sections: Any) -> RunConfig:
     return RunConfig.model_validate(plain | sections)
 
 
+def record(**given: Any) -> dict[str, Any]:
+    """What a stage.json holds, of a stage that made nothing."""
+    empty: dict[str, Any] = {"made_from": {}, "outputs": {}, "metrics": {}}
+    return empty | {"stage": "", "digest": "", "seconds": 0.0, "finished": ""} | given
+
+
 def requests(path: Path, *, train: int, heldout: int) -> Path:
     """A file of different requests."""
     rng, seen = random.Random(7), dict[str, str]()

@@ -47,6 +47,7 @@ from rlaif.records import (
 from rlaif.sandbox.world import PRINCIPLES
 from rlaif.shipped import folder
 from rlaif.templates import Templates
+from tests import finished_run
 from tests.finished_run import CARED, config, law, player, requests
 
 # --- intervals ------------------------------------------------------------------------------------
@@ -371,7 +372,7 @@ def preferred(folder: Path, *verdicts: Verdict, method: str = "pairwise") -> Pat
     """A preferences stage with one pair (a is rude) for each verdict on insults."""
     folder.mkdir()
     made_from = {"section": {"method": method}}
-    (folder / "stage.json").write_text(json.dumps({"made_from": made_from}))
+    (folder / "stage.json").write_text(json.dumps(finished_run.record(made_from=made_from)))
     with writing(folder / "pairs.jsonl") as write:
         for i, verdict in enumerate(verdicts):
             asked = Prompt(f"p{i}", ASKED.messages)

@@ -24,6 +24,7 @@ from rlaif.config.section import LoraConfig
 from rlaif.jsonl import writing
 from rlaif.policy.rewards import Rewards
 from rlaif.records import Message, Prompt
+from tests import finished_run
 from tests import tiny_training as tiny
 
 Row = dict[str, float]
@@ -839,11 +840,10 @@ def test_the_report_says_which_wire_stopped_the_training(tmp_path: Path) -> None
 
     stopped = {"wire": "kl", "step": 7, "why": "KL is <b>9</b> nats", "back_to": 4}
     metrics = {"steps": 7, "planned_steps": 9, "answers": 70, "stopped": stopped}
-    record = {"stage": "policy", "metrics": metrics, "seconds": 1.0, "digest": "", "finished": "",
-              "made_from": {"inputs": {}}}  # fmt: skip
+    told = finished_run.record(stage="policy", metrics=metrics, made_from={"inputs": {}})
     folder = tmp_path / "policy"
     folder.mkdir()
-    (folder / "stage.json").write_text(json.dumps(record))
+    (folder / "stage.json").write_text(json.dumps(told))
     (folder / "curves.jsonl").write_text(
         "".join(json.dumps({"step": i, "reward": i / 7, "kl": 0.1 * i}) + "\n" for i in range(8))
     )

@@ -402,7 +402,9 @@ def test_the_judges_calls_are_the_policy_stages(
     policy_made = {"finished": "now", "seconds": 60.0, "metrics": metrics}
     for stage, record in (("critique", began), ("policy", policy_made)):
         (tmp_path / "old" / stage).mkdir(parents=True)
-        (tmp_path / "old" / stage / "stage.json").write_text(json.dumps(record))
+        (tmp_path / "old" / stage / "stage.json").write_text(
+            json.dumps(finished_run.record(**record))
+        )
     now = finished_run.config(prompts=tmp_path / "p.jsonl")
     tokens, _ = Past(tmp_path, ("start", "judge"), now, 4).estimate("policy", 40)
     calls = metrics["calls"]
