@@ -38,6 +38,8 @@ LABEL = Sampling(temperature=0.0, max_tokens=1)
 """How a label is read: its next token, whatever its probability."""
 A_B = ("A", "B")
 YES_NO = (" Yes", " No")
+NO_PRINCIPLE = "no_principle"
+"""Why there is no label where no principle is for the judge and applies."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlaif.audit import where
-from rlaif.audit.items import plain, stage_of
+from rlaif.audit.items import stage_of
 from rlaif.audit.ledger import Ledger
 from rlaif.audit.records import Audit, GateState, Kind
 from rlaif.config.audit import AuditConfig
+from rlaif.config.naming import record_of
 from rlaif.runs import stage_record
 
 
@@ -37,6 +38,6 @@ def state_of(run: Path, kind: Kind = "preference") -> GateState:
         with Ledger.open(where(run)) as ledger:
             if (audit := latest(ledger, run, kind)) is not None:
                 return ledger.gate(audit.id)
-    asked = AuditConfig.model_validate(plain(run)["config"].get("audit", {}))
+    asked = AuditConfig.model_validate(record_of(run)["config"].get("audit", {}))
     why = "no sample has been drawn"
     return GateState("open", 0, asked.threshold, asked.alpha, asked.cap, labels=digest, why=why)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.audit.records import Item, Kind
+from rlaif.config.naming import record_of
 from rlaif.constitution import Constitution, Principle, loads
 from rlaif.errors import RunError
 from rlaif.jsonl import rows
@@ -52,7 +53,7 @@ class Source:
     @classmethod
     def of(cls, run: Path, kind: Kind, tie: float) -> Source:
         """The stage of a run's folder; RunError where it is not there."""
-        record = plain(run)
+        record = record_of(run)
         stage = run / stage_of(kind)
         if not (stage / "stage.json").is_file():
             remedy = "finish the run up to it first: rlaif run CONFIG"
@@ -215,22 +216,6 @@ def _applies(principle: Principle, pair: Pair) -> bool:
     """Whether the judge was to compare these answers by it, unless others were drawn."""
     tags, only = pair.prompt.tags, principle.applies_to
     return bool(principle.weight and principle.prefer and (not only or {*only} & {*tags}))
-
-
-def plain(run: Path) -> dict[str, Any]:
-    """A run's run.json.
-
-    Raises:
-        RunError: the folder is no run's.
-    """
-    try:
-        return json.loads((run / "run.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"this is not a run's folder ({error})",
-            where=str(run),
-            remedy="name a folder that `rlaif run` made, such as runs/demo",
-        ) from error
 
 
 def _pinned(principle: Principle, wording: Any) -> dict[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlaif.preferences.judging import NO_PRINCIPLE, Group
-from rlaif.records import Pair, Verdict
+from rlaif.preferences.judging import Group
+from rlaif.records import NO_PRINCIPLE, Pair, Verdict
 
 
 def aggregated(pair: Pair, verdicts: Sequence[Verdict], group: Group) -> Pair:

@@ -17,8 +17,6 @@ from rlaif.constitution import Principle
 from rlaif.engine import Model
 from rlaif.records import Answer, Call, Outcome, Pair, Prompt, log_odds, read
 
-NO_PRINCIPLE = "no_principle"
-
 
 @dataclass(slots=True)
 class Group:

@@ -18,11 +18,10 @@ from rlaif.config.policy import JudgeRewardConfig
 from rlaif.constitution import Constitution, Law, Principle, load, phrase
 from rlaif.engine import Counts, Model
 from rlaif.errors import ConfigError
-from rlaif.records import LABEL, YES_NO, Call, Outcome, Prompt, log_odds
+from rlaif.records import LABEL, NO_PRINCIPLE, YES_NO, Call, Outcome, Prompt, log_odds
 from rlaif.templates import Templates
 
 ROUND = "reward"
-NO_PRINCIPLE = "no_principle"
 
 
 class JudgeReward:
