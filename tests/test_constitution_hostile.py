@@ -111,7 +111,7 @@ def test_what_nobody_sees_is_told_at_its_place(hidden: str) -> None:
 
 def test_a_tab_as_indentation_says_so() -> None:
     with pytest.raises(DocumentError) as caught:
-        loads("id: a\nexamples:\n\tprefer: []\n")
+        loads("id: a\nprinciples:\n- id: b\n\tcritique: c\n")
     assert "spaces, not tabs" in caught.value.remedy
 
 
