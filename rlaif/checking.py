@@ -37,6 +37,7 @@ VARIABLES = {
     "prefer_reasoned": _SHOWN | {"response_a", "response_b", "reasoning"},
 }
 """What each template is given."""
+_ASKED_ABOUT = {"request", "response", "response_a", "response_b", "principle"}
 
 _TRL = {
     "FinetuneConfig": "SFTConfig",
@@ -100,11 +101,14 @@ def _check_reached(config: RunConfig, until: str) -> None:
 
 def _check_templates(templates: Templates) -> None:
     for name, given in VARIABLES.items():
-        for unknown in templates.variables(name) - given:
-            where = str(templates.folder / f"{name}.j2")
+        where, used = str(templates.folder / f"{name}.j2"), templates.variables(name)
+        for unknown in used - given:
             remedy = did_you_mean(unknown, given) or "it is given " + ", ".join(sorted(given))
             what = f"nothing called {unknown!r} is given to it"
             raise ConfigError(what, where=where, remedy=remedy)
+        for unseen in sorted(given & _ASKED_ABOUT - used):
+            what = f"it shows no {unseen!r}, so that all questions are one"
+            raise ConfigError(what, where=where, remedy=f"write {{{{ {unseen} }}}} into it")
 
 
 def _check_files(config: RunConfig, standing: Path | None) -> None:

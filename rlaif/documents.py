@@ -27,7 +27,9 @@ NULLS = {"", "~", "null", "Null", "NULL"}
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # controls, NEL
     "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # bidi, zero width, separators, BOM
-    "\ufff9-\ufffb\U000e0000-\U000e007f]"  # annotations, tag characters
+    "\xad\u115f\u1160\u3164\uffa0"  # the soft hyphen, Hangul fillers
+    "\ufff9-\ufffb\ufffe\uffff"  # annotations, no characters
+    "\U000e0000-\U000e007f\U000e0100-\U000e01ef]"  # tag characters, variation selectors
 )
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -348,6 +350,6 @@ def _syntax_problem(error: yaml.YAMLError, path: Path | str) -> Problem:
     remedy = "check the indentation and the quotes of this line and of the one before"
     if "mapping values are not allowed" in said:
         remedy = "a text with a colon in it wants quotes, or a block that starts with `>-`"
-    elif "cannot start any token" in said:
+    elif "cannot start any token" in said or "tab character" in said:
         remedy = "indent with spaces, not tabs; quote a text that starts with this character"
     return Problem(mark, f"this is not YAML: {said}", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlaif.config import RunConfig
 from rlaif.constitution import to_yaml
 from rlaif.errors import ConfigError, DataError
 from rlaif.runs import STAGES
+from rlaif.shipped import folder
 from tests import finished_run
 
 
@@ -69,6 +71,21 @@ def test_a_missing_file_is_refused_until_its_stage_has_read_it(
     check(told, standing=tmp_path / "run")
     missing.write_text('{"prompt": "Hello?", "response": "Hello."}\n')
     check(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "unseen"),
+    [("draft", "Hello", "request"), ("critique", "{{ principle }}", "response")],
+)
+def test_a_template_that_does_not_show_what_it_asks_about_is_refused(
+    name: str, text: str, unseen: str, tmp_path: Path
+) -> None:
+    shutil.copytree(folder("prompts"), tmp_path / "prompts")
+    edited = tmp_path / "prompts" / f"{name}.j2"
+    edited.write_text(f"{{% block user %}}{text}{{% endblock %}}")
+    with pytest.raises(ConfigError, match=f"shows no '{unseen}'") as caught:
+        check(config(tmp_path, templates=str(tmp_path / "prompts")))
+    assert caught.value.where == str(edited)
 
 
 def test_helpful_answers_are_read_before_anything_is_spent(tmp_path: Path) -> None:

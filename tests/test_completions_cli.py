@@ -100,6 +100,21 @@ def test_export_as_parquet(path: str, tmp_path: Path) -> None:
     assert (row["text"], row["logprobs"], row["labels"]) == ("one", [-0.5], ["A", "B"])
 
 
+def test_an_export_says_what_it_can_write(path: str, tmp_path: Path) -> None:
+    for name in ("out.csv", "out.jsonl.gz"):
+        refused = run("export", "--store", path, "-o", str(tmp_path / name))
+        assert refused.exit_code == 2
+        assert ".jsonl or .parquet" in refused.stderr
+        assert not (tmp_path / name).exists()
+
+
+def test_a_look_makes_no_store_of_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    result = run("info", "--store", str(tmp_path / "empty"))
+    assert "no completions store yet" in result.stderr
+    assert not (tmp_path / "empty").read_bytes()
+
+
 def test_errors_name_the_remedy(tmp_path: Path) -> None:
     for words in (("info",), ("prune", "--all", "--yes"), ("export",)):
         result = run(*words, "--store", str(tmp_path / "none"))

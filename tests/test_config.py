@@ -118,6 +118,8 @@ def test_the_kind_of_a_policy_decides_its_keys(tmp_path: Path) -> None:
             "`policy.dpo.beta` ('x'): ",
             "it means: How",
         ),
+        ("critique: {draft: {temperature: inf}}", "5:33", "finite number", "it means: 1 draws"),
+        ("engine: {grace_s: inf}", "5:19", "finite number", "it means: How long"),
         ("constitutoin: x", "5:1", "the key 'constitutoin' is unknown", "`constitution`?"),
     ],
 )

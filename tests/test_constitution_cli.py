@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,40 @@ def test_import_reads_the_shapes_of_the_paper(paper: list[Path], tmp_path: Path)
     assert reasoned.reasoning == "B is kind."
     assert [m.role for m in reasoned.conversation] == ["user", "assistant", "user"]
     assert "exists" in run("import", *paper, "-o", out).stderr
+
+
+def test_import_of_two_files_of_comparisons_numbers_them_on(
+    paper: list[Path], tmp_path: Path
+) -> None:
+    shutil.copy(tmp_path / "compare.json", tmp_path / "more.json")
+    out = tmp_path / "made.yaml"
+    done = run("import", tmp_path / "compare.json", tmp_path / "more.json", "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert [p.id for p in load(out).principles] == [f"compare{n}" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--id", "My Law"), "--id My Law: this is no id\n  remedy: write lower-case"),
+        (("-o", "none/x.yaml"), "none/x.yaml cannot be written: No such file"),
+    ],
+)
+def test_what_import_cannot_do_has_a_remedy(
+    words: tuple[str, ...], said: str, paper: list[Path]
+) -> None:
+    done = run("import", paper[1], *words)
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert "remedy: " in done.stderr
+
+
+def test_import_of_a_list_for_a_text_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"a": {"prompt": [""], "edit_request": "b"}}')
+    done = run("import", path)
+    assert "https://" not in done.stderr
+    assert "this is not one of the paper's files: String should have" in done.stderr
 
 
 @pytest.mark.parametrize("content", ["{", "7", "[]", '{"a": {}}', '[{"a": 1}]', '{"!": 0}', "[1]"])

@@ -32,6 +32,7 @@ examples:
 """
 LINES = LAW.splitlines(keepends=True)
 HIDDEN = "\0\x01\x07\x0b\x0c\x1b\x7f\x80\x85"
+HIDDEN += "\xad\u115f\u1160\u3164\uffa0\ufffe\uffff\U000e0100"
 HIDDEN += "\u061c\u200b\u200f\u2028\u202a\u202e\u2066\u2069\ufeff\U000e0041"
 PLAIN = [
     "no",
@@ -97,6 +98,21 @@ def _values() -> list[str]:
 def _hidden() -> list[str]:
     half = len(LAW) // 2
     return [text for c in HIDDEN for text in (c + LAW, LAW[:half] + c + LAW[half:], LAW + c)]
+
+
+@pytest.mark.parametrize("hidden", list(HIDDEN))
+def test_what_nobody_sees_is_told_at_its_place(hidden: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        loads(LAW.replace("kind", f"ki{hidden}nd", 1))
+    (problem,) = caught.value.problems
+    assert f"U+{ord(hidden):04X}" in problem.what
+    assert problem.mark.line == LAW[: LAW.index("kind")].count("\n") + 1
+
+
+def test_a_tab_as_indentation_says_so() -> None:
+    with pytest.raises(DocumentError) as caught:
+        loads("id: a\nprinciples:\n- id: b\n\tcritique: c\n")
+    assert "spaces, not tabs" in caught.value.remedy
 
 
 def _structure() -> list[str]:

@@ -194,6 +194,28 @@ def test_a_reader_that_left_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "rlaif", "--help"]
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
+def test_what_a_terminal_cannot_show_is_a_question_mark(tmp_path: Path) -> None:
+    law = tmp_path / "law.yaml"
+    law.write_text(
+        "id: a\nversion: 1\ntitle: One → two\nprinciples:\n"
+        "  - {id: x, critique: A, revise: B, prefer: C}\n",
+        "utf-8",
+    )
+    done = python("-m", "rlaif", "constitution", "show", str(law), PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("One ? two 1 (")
+
+
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["constituton"]) == 2
     assert "constituton" in capsys.readouterr().err

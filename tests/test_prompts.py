@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rlaif.cli.data import data
 from rlaif.config import load
 from rlaif.config.run import PromptsConfig
-from rlaif.errors import DataError
+from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import rows
 from rlaif.prompts import Rejected, prompts
 from rlaif.prompts.reading import Unfit, Why, conversation, dialogue
@@ -431,6 +431,13 @@ def test_check_of_a_config_reads_its_sources(tmp_path: Path) -> None:
     (began / "run.json").write_text(json.dumps({"config": load(run).resolved()}))
     assert json.loads(check(began, "--json").output) == found
     assert [path.name for path in began.iterdir()] == ["run.json"]  # a look writes nothing
+
+
+def test_check_of_a_path_that_cannot_be_has_a_remedy() -> None:
+    error = check(Path("~nobody-here/p.jsonl")).exception
+    assert isinstance(error, ConfigError)
+    assert "no user nobody-here" in error.what
+    assert error.remedy
 
 
 def test_check_fails_where_the_run_would(tmp_path: Path) -> None:

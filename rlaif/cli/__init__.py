@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
@@ -72,6 +73,8 @@ def root(verbose: int, quiet: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show is a question mark
     try:
         code = root.main(argv, prog_name="rlaif", standalone_mode=False)
         sys.stdout.flush()
@@ -87,6 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RLAIF_DEBUG") == "1":
             raise
         click.echo(f"error: {_screenful(str(error))}", err=True)
+        return 1
+    except OSError as error:  # such as a full disk
+        if os.environ.get("RLAIF_DEBUG") == "1":
+            raise
+        click.echo(f"error: {_screenful(str(error))}", err=True)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is what we print to
+            return _reader_left()
         return 1
 
 

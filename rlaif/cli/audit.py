@@ -39,7 +39,8 @@ def audit() -> None:
 @click.argument("run", type=RUN)
 @of_kind
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change the run's audit section, such as reviewers=2.")  # fmt: skip
+              help="Change the run's audit section, such as reviewers=2. Paths start from where "
+              "you are.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the draw. [default: the run's]")
 @click.option("--again", metavar="NAME",
               help="Audit labels that have an audit once more, in this lead's name.")  # fmt: skip

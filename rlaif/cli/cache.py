@@ -121,6 +121,8 @@ def export(where: str | None, model: str | None, output: str, as_json: bool) -> 
 
     With --json, a summary is printed when the rows go to a file.
     """
+    if output != "-" and Path(output).suffix not in (".jsonl", ".ndjson", ".json", ".parquet"):
+        raise click.UsageError("name a file that ends in .jsonl or .parquet")
     with _opened(where) as store:
         rows = map(_row, store.records(model))
         if output == "-":
@@ -139,7 +141,8 @@ def _opened(where: str | None) -> Iterator[Store]:
     from rlaif.errors import StoreError
 
     where = where or default_path()
-    if "://" not in where and not Path(where).exists():
+    path = Path(where)
+    if "://" not in where and (not path.exists() or (path.is_file() and not path.stat().st_size)):
         raise click.ClickException(
             f"{where}: there is no completions store yet\n"
             "  remedy: a run makes one; name another with --store or RLAIF_STORE"

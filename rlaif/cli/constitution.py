@@ -147,7 +147,12 @@ def import_(files: tuple[Path, ...], id: str, output: Path | None) -> None:
         text = to_yaml(found.constitution(id))
         made = loads(text, output or "<imported>")
     except ValidationError as error:
-        raise click.ClickException(error.errors()[0]["msg"]) from None
+        wrong = error.errors()[0]
+        what, remedy = wrong["msg"], wrong.get("ctx", {}).get("remedy")
+        if not remedy:
+            what = f"--id {id}: this is no id"
+            remedy = "write lower-case letters, digits and single hyphens, such as my-law"
+        raise click.ClickException(f"{what}\n  remedy: {remedy}") from None
     except RlaifError as error:
         raise click.ClickException(str(error)) from None
     if output is None:
@@ -155,7 +160,11 @@ def import_(files: tuple[Path, ...], id: str, output: Path | None) -> None:
     elif output.exists():
         raise click.ClickException(f"{output} exists\n  remedy: name another file, or remove it")
     else:
-        output.write_text(text, "utf-8")
+        try:
+            output.write_text(text, "utf-8")
+        except OSError as error:
+            what = f"{output} cannot be written: {error.strerror}"
+            raise click.ClickException(f"{what}\n  remedy: name a file elsewhere") from None
     for reason in found.left_out:
         click.echo(f"left out: {reason}", err=True)
     click.echo(f"imported {_counts(made)}", err=True)

@@ -65,8 +65,11 @@ def check(file: Path, column: str | None, format: str | None, as_json: bool) -> 
 
 def _asked(file: Path, options: Mapping[str, str | None]) -> tuple[PromptsConfig, int]:
     """The sources of a run's config and its seed; or a data file as the only source."""
+    from pydantic import ValidationError
+
     from rlaif.config import named
     from rlaif.config.run import PromptsConfig
+    from rlaif.errors import ConfigError
 
     given = {name: value for name, value in options.items() if value is not None}
     if file.suffix in (".yaml", ".yml") or file.is_dir():
@@ -74,7 +77,11 @@ def _asked(file: Path, options: Mapping[str, str | None]) -> tuple[PromptsConfig
             raise click.UsageError(f"--{next(iter(given))} is for a data file; edit the config")
         config = named(file).config
         return config.prompts, config.seed
-    return PromptsConfig.model_validate({"sources": [{"path": file, **given}]}), 0
+    try:
+        return PromptsConfig.model_validate({"sources": [{"path": file, **given}]}), 0
+    except ValidationError as error:
+        what = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(what, where=str(file), remedy="check the path") from None
 
 
 def _print(counts: dict[str, Any], shown: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the config.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+              help="Change the config. Paths start from its folder.")  # fmt: skip
 @click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> None:

@@ -17,7 +17,8 @@ import click
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the config.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+              help="Change the config. Paths start from its folder.")  # fmt: skip
 @click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage anew.")
 @click.option("--until", default="report", metavar="STAGE", help="The last stage to make.")
 @click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)

@@ -30,7 +30,9 @@ def _no_remote_code(args: tuple[str, ...]) -> tuple[str, ...]:
 class ServingConfig(BaseModel):
     """How models are served, and how patient the client is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     at_once: int = Field(default=1, gt=0)
     """How many servers of ours may be up at once. With 1, a model's server is stopped before the

@@ -86,7 +86,9 @@ PassedThrough = Annotated[dict[str, Any], BeforeValidator(_plain)]
 class Section(BaseModel):
     """A frozen part of a run's config; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class SamplingConfig(Section):

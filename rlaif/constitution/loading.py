@@ -167,6 +167,8 @@ class _Loader:
 
     def check_examples(self, root: Mapping) -> None:
         """Every example names a principle that there is."""
+        if not isinstance(root.entries.get("principles"), Sequence):
+            return  # which is what is wrong
         ids = {id for node in root.items("principles") if (id := _id(node))}
         examples = root.entries.get("examples")
         for kind in ("critique", "prefer"):

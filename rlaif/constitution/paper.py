@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlaif.constitution.schema import (
     Constitution,
     CritiqueExample,
@@ -62,7 +64,10 @@ def import_files(paths: Sequence[Path]) -> Imported:
         try:
             _add(content, found)
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-            what = f"this is not one of the paper's files: {type(error).__name__} {error}"
+            why = f"{type(error).__name__} {error}"
+            if isinstance(error, ValidationError):
+                why = error.errors()[0]["msg"]
+            what = f"this is not one of the paper's files: {why}"
             remedy = "give *Instructions.json, and *FewShotPrompts.json if you like"
             raise DataError(what, where=str(path), remedy=remedy) from error
     if not found.principles:
@@ -88,7 +93,8 @@ def _add(content: Any, found: Imported) -> None:
     if isinstance(content, dict):
         found.principles += _critiques(content)
     elif not _is_dialogues(content):
-        found.principles += _comparisons(content)
+        before = sum(not principle.critique for principle in found.principles)
+        found.principles += _comparisons(content, before)
     elif isinstance(content[0], str):
         for number, text in enumerate(content):
             _add_critique_example(number, text, found)
@@ -109,8 +115,8 @@ def _critiques(content: dict[str, Any]) -> Iterator[Principle]:
         )
 
 
-def _comparisons(content: list[str]) -> Iterator[Principle]:
-    for number, text in enumerate(content):
+def _comparisons(content: list[str], before: int) -> Iterator[Principle]:
+    for number, text in enumerate(content, before):
         question = text.strip().removesuffix("Options:").strip()
         yield Principle(id=f"compare{number}", critique=(), revise=(), prefer=(question,))
 
