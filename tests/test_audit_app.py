@@ -294,7 +294,7 @@ def test_a_link_logs_in_whoever_was_somebody_else_here(server: Live) -> None:
     fill(server.ledger, 2)
     anna = server.client()
     before = anna.get("/")[1]
-    token = server.ledger.admit("Ben")
+    token = server.ledger.invite("Ben")
     page = anna.get(f"/login?token={token}")[1]
     assert "Log in" in page
     bare = {"X_CSRF_Token": None, "HX_Request": None}
@@ -312,7 +312,11 @@ def test_the_server_is_nobody_elses(server: Live, monkeypatch: pytest.MonkeyPatc
     lea = ledger.add_reviewer("Lea", "lead")[0]
 
     def came() -> Any:
-        return ledger.by_session(ledger.redeem(serving._own_invitation(ledger)) or "")
+        own, token = serving._own_invitation(ledger)
+        found = ledger.by_session(ledger.redeem(token) or "")
+        assert found
+        assert found.name == own  # which the terminal says
+        return found
 
     assert (came().name, came().role) == ("kim", "lead")
     assert came() != lea

@@ -216,6 +216,19 @@ def test_an_invitation_is_a_link_that_works_once(server: Live) -> None:
     assert lead.ask("POST", f"/audits/{audit}/invite", {"name": ""})[0] == 409
 
 
+def test_a_reviewer_who_is_known_is_made_a_lead(server: Live) -> None:
+    audit = fill(server.ledger)
+    ben, lead = server.client("Ben"), server.client("Lena", "lead")
+    lead.post(f"/audits/{audit}/invite", name="Ben")
+    assert ben.get(f"/audits/{audit}/lead")[0] == 403
+    lead.post(f"/audits/{audit}/invite", name="Ben", role="lead")
+    assert ben.get(f"/audits/{audit}/lead")[0] == 200
+    lead.post(f"/audits/{audit}/invite", name="Ben")  # another link takes nothing away
+    assert ben.get(f"/audits/{audit}/lead")[0] == 200
+    server.ledger.deactivate(server.ledger.reviewers()[0].id)
+    assert ben.get("/")[0] == 403
+
+
 def test_plots_are_well_formed_whatever_the_figures() -> None:
     for passing, failing in (
         ([], []), ([1.0], [1.0]), ([0.0, 0.0], [math.inf, 1e300]), ([1e-300, 30.0], [0.5, 0.1]),

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import time
 import traceback
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from audits import judge, ledger, side, units
 from rlaif.audit import chain
 from rlaif.audit.errors import AuditError, NotAnswered, NotFound, NotYours, Refused
 from rlaif.audit.ledger import BATCH, Ledger
-from rlaif.audit.records import Unit
+from rlaif.audit.records import Reviewer, Unit
 
 
 def fresh(at: Ledger, audit: int, number: int) -> int:
@@ -672,21 +673,6 @@ def test_a_verdict_names_the_guideline_that_was_at_hand(tmp_path: Path) -> None:
         assert at.verify().problems == ()
 
 
-def test_a_role_stays_and_access_ends(tmp_path: Path) -> None:
-    with ledger(tmp_path, units(2)) as (at, _, _):
-        session = at.redeem(at.admit("Bob"))
-        assert session
-        with pytest.raises(Refused, match="Bob is here as a reviewer") as caught:
-            at.admit("Bob", "lead")
-        assert "Bob (lead)" in caught.value.remedy
-        (bob,) = [r for r in at.reviewers() if r.name == "Bob"]
-        at.deactivate(bob.id)
-        assert at.by_session(session) is None
-        back = at.redeem(at.admit("Bob"))
-        assert back
-        assert at.by_session(back) == bob
-
-
 def test_every_version_of_the_guideline_is_kept_and_reviewers_are_told(tmp_path: Path) -> None:
     drawn = units(3, "calibration", start=50) + units(2)
     with ledger(tmp_path, drawn, people=2) as (at, audit, _):
@@ -742,19 +728,61 @@ def test_tokens_are_shown_once_and_kept_as_hashes(tmp_path: Path) -> None:
         assert at.by_session(token) is None
         at.logout(session)
         assert at.by_session(session) is None
-        old = at.invite(person.id)
+        old = at.invite("Ann")
         clock.now += 8 * 24 * 3600
         assert at.redeem(old) is None
-        live = at.redeem(at.invite(person.id))
+        live, link = at.redeem(at.invite("Ann")), at.invite("Ann")
         assert live
         at.deactivate(person.id)
         assert at.by_session(live) is None
+        assert at.redeem(link) is None
         with pytest.raises(NotFound):
-            at.invite(person.id)
+            at.deactivate(person.id)
         with pytest.raises(Refused, match="called"):
             at.add_reviewer("Ann")
         with pytest.raises(Refused, match="no name"):
             at.add_reviewer("\x1b[31m")
+
+
+def test_who_reviews_and_as_what_is_on_record(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "audit.db") as at:
+        at.invite("Lea", "lead")  # before there is an audit
+        at.create(audits.plan(), units(1))
+        at.invite("Ben", by="Lea")
+        at.invite("Ben", by="Lea")  # another link changes nothing
+        at.invite("Ben", "lead", by="Lea")
+        at.invite("Lea")  # she stays a lead
+        at.deactivate(2)
+        assert [(r.name, r.role, r.active) for r in at.reviewers()] == [
+            ("Lea", "lead", True), ("Ben", "lead", False),
+        ]  # fmt: skip
+        session = at.redeem(at.invite("Ben", "reviewer"))
+        assert session
+        assert at.by_session(session) == Reviewer(2, "Ben", "reviewer")
+        assert at.verify().problems == ()
+    with closing(sqlite3.connect(tmp_path / "audit.db")) as raw:
+        rows = raw.execute("SELECT \"by\", figures FROM gate_event WHERE state = 'reviewer'")
+        told = [(by, *json.loads(figures).values()) for by, figures in rows.fetchall()]
+    assert told == [
+        ("", 1, "Lea", "lead", True), ("Lea", 2, "Ben", "reviewer", True),
+        ("Lea", 2, "Ben", "lead", True), ("", 2, "Ben", "lead", False),
+        ("", 2, "Ben", "reviewer", True),
+    ]  # fmt: skip
+
+
+def test_a_ledger_of_old_names_its_people_with_its_next_audit(tmp_path: Path) -> None:
+    with ledger(tmp_path, units(2), people=2):
+        pass
+    path = tmp_path / "audit.db"
+    gone = "DELETE FROM gate_event WHERE state = 'reviewer'"
+    first = "(SELECT hash FROM gate_event)"
+    assert changed(path, gone, f"UPDATE audit_ledger SET seq = 1, head = {first}") == ()
+    with Ledger.open(path) as at:
+        at.create(audits.plan(labels="other"), units(1, start=5))
+        assert at.verify().rows == 4
+    assert changed(path, "UPDATE reviewer SET role = 'lead' WHERE id = 2") == (
+        "reviewer 2 is not the one on record: person 2, reviewer",
+    )
 
 
 # --- proof ----------------------------------------------------------------------------------------
@@ -804,11 +832,14 @@ def test_rows_cannot_be_changed(tmp_path: Path, table: str, act: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("UPDATE decision SET verdict = 'b' WHERE seq = 3", "decision 3 was changed"),
-        ("UPDATE decision SET created = created + 1 WHERE seq = 3", "decision 3 was changed"),
+        ("UPDATE decision SET verdict = 'b' WHERE seq = 5", "decision 5 was changed"),
+        ("UPDATE decision SET created = created + 1 WHERE seq = 5", "decision 5 was changed"),
         ("UPDATE adjudication SET text = 'x'", "adjudication"),
         ("UPDATE gate_event SET state = 'pass' WHERE state = 'overridden'", "gate_event"),
-        ("DELETE FROM decision WHERE seq = 4", "row 4 is missing"),
+        ("DELETE FROM decision WHERE seq = 6", "row 6 is missing"),
+        ("UPDATE reviewer SET name = name || ' '", "reviewer 1 is not the one on record"),
+        ("UPDATE reviewer SET role = 'lead'", "reviewer 2 is not the one on record"),
+        ("DELETE FROM reviewer WHERE id = 2", "reviewer 2 is not the one on record"),
         ("UPDATE audit SET tau = 0.5", "plan of audit 1"),
         ("UPDATE unit SET arm = 'targeted' WHERE number = 2", "plan of audit 1"),
         ("UPDATE item SET label = 'b' WHERE id = 2", "item pair000001"),

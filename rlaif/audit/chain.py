@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from rlaif.audit import tables
-from rlaif.audit.records import Verified
+from rlaif.audit.records import Reviewer, Verified
 
 MOST = 20  # problems that are listed
 ROWS = 1000  # read at a time
@@ -50,6 +50,14 @@ def head(at: Connection) -> tuple[int, str]:
     """The number and the hash of the last row."""
     row = at.execute(select(tables.ledger.c.seq, tables.ledger.c.head)).one()
     return row.seq, row.head
+
+
+def reviewers(at: Connection) -> dict[int, Reviewer]:
+    """Who each reviewer is, as the chain said it last; ledgers of old do not say it of all."""
+    g = tables.gate_event.c
+    rows = at.execute(select(g.figures).where(g.state == "reviewer").order_by(g.seq)).scalars()
+    told = (Reviewer(**json.loads(figures)) for figures in rows)
+    return {who.id: who for who in told}
 
 
 def item_sha(item: Mapping[str, Any]) -> str:
@@ -86,6 +94,7 @@ def verify(at: Connection, head_then: str | None = None) -> Verified:
         problems.append(f"the ledger ends at row {expected}, but {last} were written")
     problems += _texts_changed(at)
     problems += _plans_changed(at)
+    problems += _people_changed(at)
     return Verified(expected, before, tuple(problems[:MOST]))
 
 
@@ -141,6 +150,14 @@ def _plans_changed(at: Connection) -> Iterator[str]:
         texts += [json.loads(one)["sha"] for one in _events(at, audit["id"], "guideline")]
         if texts and texts[-1] != audit["guideline_sha"]:
             yield f"the guideline of audit {audit['id']} is not the one that was set last"
+
+
+def _people_changed(at: Connection) -> Iterator[str]:
+    rows = at.execute(select(tables.reviewer))
+    now = {row.id: Reviewer(row.id, row.name, row.role, bool(row.active)) for row in rows}
+    for id, who in reviewers(at).items():
+        if now.get(id) != who:
+            yield f"reviewer {id} is not the one on record: {who.name}, {who.role}"
 
 
 def _events(at: Connection, audit: int, state: str) -> Sequence[str]:

@@ -146,10 +146,14 @@ class Ledger:
         with self._writing() as at:
             return people.add(at, name, role, self._now())
 
-    def invite(self, reviewer: int) -> str:
-        """Another one-time token."""
+    def invite(self, name: str, role: Role | None = None, *, by: str = "") -> str:
+        """A one-time token for whoever is called so, who is made if need be, as a reviewer.
+
+        With `role`, that is what they are from now on. Who lost access has it again. `by` is the
+        lead who does so, "" where it is whoever has the ledger.
+        """
         with self._writing() as at:
-            return people.invite(at, reviewer, self._now())
+            return people.invite(at, name, role, by, self._now())
 
     def redeem(self, token: str) -> str | None:
         """Burn a one-time token for a session's token; None if it is unknown, used or too old."""
@@ -166,20 +170,10 @@ class Ledger:
         with self._writing() as at:
             people.logout(at, session)
 
-    def admit(self, name: str, role: Role | None = None) -> str:
-        """A one-time token for whoever has this name, who is added if need be, as a reviewer unless
-        `role` says otherwise; somebody whose access was ended may come in again.
-
-        Raises:
-            Refused: this name has another role already.
-        """
-        with self._writing() as at:
-            return people.admit(at, name, role, self._now())
-
     def deactivate(self, reviewer: int) -> None:
         """End all sessions and invitations of a reviewer; what he said stays."""
         with self._writing() as at:
-            people.deactivate(at, reviewer)
+            people.deactivate(at, reviewer, self._now())
 
     def reviewers(self) -> list[Reviewer]:
         """All reviewers, in the order in which they came."""
@@ -378,7 +372,7 @@ class Ledger:
             return chain.head(at)[1]
 
     def verify(self, *, head: str | None = None) -> Verified:
-        """Recheck every hash: the chain of what was said, the items and the plans.
+        """Recheck every hash: the chain of what was said, the items and the plans; and who is who.
 
         `head` is a hash that was written down: the chain must still have it, so that rows cut off
         its end are missed, too.

@@ -1,13 +1,19 @@
-"""Who may review: names, roles and tokens, of which only hashes are kept."""
+"""Who may review: names, roles and tokens, of which only hashes are kept.
+
+Whoever comes, gets another role or loses access is a row of the chain, beside the newest audit's.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
+from dataclasses import asdict, replace
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
-from rlaif.audit import tables
+from rlaif.audit import chain, tables
 from rlaif.audit.errors import NotFound, Refused
 from rlaif.audit.records import Reviewer, Role
 
@@ -17,36 +23,31 @@ SESSION_FOR = 30 * 24 * 3600 * 1000
 p, t = tables.reviewer.c, tables.token.c
 
 
-def add(at: Connection, name: str, role: Role, now: int) -> tuple[Reviewer, str]:
+def add(at: Connection, name: str, role: Role, now: int, by: str = "") -> tuple[Reviewer, str]:
     """A new reviewer and his one-time token."""
     name = name.strip()
     if not name or len(name) > 80 or not name.isprintable():
         raise Refused(
             f"{name[:80]!r} is no name", remedy="give one of 1 to 80 printable characters"
         )
+    chain.lock(at)
     if at.execute(select(p.id).where(p.name == name)).first():
         raise Refused(f"there is a reviewer called {name!r}", remedy="invite him, or add a surname")
     row = {"name": name, "role": role, "active": 1, "created": now}
     id = at.execute(insert(tables.reviewer).values(row).returning(p.id)).scalar_one()
-    return Reviewer(id, name, role), invite(at, id, now)
+    found = Reviewer(id, name, role)
+    _record(at, found, by, now)
+    return found, _issue(at, id, "once", now + INVITED_FOR)
 
 
-def invite(at: Connection, reviewer: int, now: int) -> str:
-    """Another one-time token."""
-    one(at, reviewer)
-    return _issue(at, reviewer, "once", now + INVITED_FOR)
-
-
-def admit(at: Connection, name: str, role: Role | None, now: int) -> str:
-    """A one-time token for whoever has this name, added if need be."""
-    known = at.execute(select(tables.reviewer).where(p.name == name.strip())).first()
-    if known is None:
-        return add(at, name, role or "reviewer", now)[1]
-    if role not in (None, known.role):
-        remedy = f"roles don't change: give a {role} another name, such as {name} ({role})"
-        raise Refused(f"{name} is here as a {known.role}", remedy=remedy)
-    at.execute(update(tables.reviewer).where(p.id == known.id).values(active=1))
-    return invite(at, known.id, now)
+def invite(at: Connection, name: str, role: Role | None, by: str, now: int) -> str:
+    """A one-time token for somebody new or known, who gets the role and, if need be, access."""
+    row = at.execute(select(tables.reviewer).where(p.name == name.strip())).first()
+    if row is None:
+        return add(at, name, role or "reviewer", now, by)[1]
+    found = _reviewer(row)
+    _change(at, found, replace(found, role=role or found.role, active=True), by, now)
+    return _issue(at, found.id, "once", now + INVITED_FOR)
 
 
 def redeem(at: Connection, token: str, now: int) -> str | None:
@@ -61,7 +62,7 @@ def by_session(at: Connection, session: str, now: int) -> Reviewer | None:
     query = select(tables.reviewer).join(tables.token, t.reviewer == p.id)
     query = query.where(t.hash == _hash(session), t.kind == "session", t.until > now, p.active == 1)
     row = at.execute(query).first()
-    return Reviewer(row.id, row.name, row.role) if row else None
+    return _reviewer(row) if row else None
 
 
 def logout(at: Connection, session: str) -> None:
@@ -69,16 +70,24 @@ def logout(at: Connection, session: str) -> None:
     at.execute(delete(tables.token).where(t.hash == _hash(session)))
 
 
-def deactivate(at: Connection, reviewer: int) -> None:
+def deactivate(at: Connection, reviewer: int, now: int) -> None:
     """End all that gives a reviewer access."""
+    found = one(at, reviewer)
     at.execute(delete(tables.token).where(t.reviewer == reviewer))
-    at.execute(update(tables.reviewer).where(p.id == reviewer).values(active=0))
+    _change(at, found, replace(found, active=False), "", now)
 
 
 def reviewers(at: Connection) -> list[Reviewer]:
     """All of them, in the order in which they came."""
-    rows = at.execute(select(tables.reviewer).order_by(p.id))
-    return [Reviewer(row.id, row.name, row.role, bool(row.active)) for row in rows]
+    return list(map(_reviewer, at.execute(select(tables.reviewer).order_by(p.id))))
+
+
+def record(at: Connection, now: int) -> None:
+    """Rows for those who came before there was an audit, or when such rows were not written."""
+    known = chain.reviewers(at)
+    for found in reviewers(at):
+        if found.id not in known:
+            _record(at, found, "", now)
 
 
 def one(at: Connection, reviewer: int) -> Reviewer:
@@ -86,7 +95,7 @@ def one(at: Connection, reviewer: int) -> Reviewer:
     row = at.execute(select(tables.reviewer).where(p.id == reviewer)).first()
     if row is None or not row.active:
         raise NotFound(f"there is no active reviewer {reviewer}", remedy="add or invite one")
-    return Reviewer(row.id, row.name, row.role)
+    return _reviewer(row)
 
 
 def lead(at: Connection, reviewer: int) -> Reviewer:
@@ -95,6 +104,26 @@ def lead(at: Connection, reviewer: int) -> Reviewer:
     if found.role == "reviewer":
         raise Refused(f"{found.name} is no lead", remedy="ask a lead")
     return found
+
+
+def _change(at: Connection, was: Reviewer, now_is: Reviewer, by: str, now: int) -> None:
+    if now_is == was:
+        return
+    values = {"role": now_is.role, "active": int(now_is.active)}
+    at.execute(update(tables.reviewer).where(p.id == was.id).values(values))
+    _record(at, now_is, by, now)
+
+
+def _record(at: Connection, who: Reviewer, by: str, now: int) -> None:
+    """A row that says who somebody is from now on; before the first audit, `record` makes it."""
+    audit = at.execute(select(func.max(tables.audit.c.id))).scalar()
+    if audit is not None:
+        event = {"audit": audit, "state": "reviewer", "by": by, "text": "", "created": now}
+        chain.append(at, "gate_event", event | {"figures": json.dumps(asdict(who))})
+
+
+def _reviewer(row: Any) -> Reviewer:
+    return Reviewer(row.id, row.name, row.role, bool(row.active))
 
 
 def _issue(at: Connection, reviewer: int, kind: str, until: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, literal, select
 
-from rlaif.audit import chain, tables
+from rlaif.audit import chain, people, tables
 from rlaif.audit.errors import AuditError, NotFound
 from rlaif.audit.records import ARMS, Audit, Item, Plan, Unit
 
@@ -48,6 +48,7 @@ def create(at: Connection, plan: Plan, units: Iterable[Unit], now: int) -> int:
     figures = json.dumps({"sha": row["sha"], "guideline": row["guideline_sha"]})
     event = {"audit": id, "state": "planned", "figures": figures, "by": "", "text": ""}
     chain.append(at, "gate_event", {**event, "created": now})
+    people.record(at, now)
     return id
 
 

@@ -108,7 +108,7 @@ def serve(
 @click.option("--principles", is_flag=True, help="Show disagreements and drafted edits, too.")
 @click.option("--invite", "invited", metavar="NAME", help="A one-time token for a reviewer.")
 @click.option("--role", type=click.Choice(["reviewer", "lead", "admin"]),
-              help="Of somebody who is new. [default: reviewer]")  # fmt: skip
+              help="What NAME is from now on. [default: as before; if new, reviewer]")  # fmt: skip
 @click.option("--deactivate", metavar="NAME", help="End somebody's sessions and links.")
 @click.option("--override", metavar="NAME", help="Let training begin, in this lead's name.")
 @click.option("--reason", default="", help="Why, for --override.")
@@ -127,7 +127,7 @@ def status(
         if deactivate:
             ledger.deactivate(_person(ledger, deactivate))
             click.echo(f"{deactivate} is let in no more; what they said stays", err=True)
-        token = {"invited": invited, "token": ledger.admit(invited, role)} if invited else {}
+        token = {"invited": invited, "token": ledger.invite(invited, role)} if invited else {}
         if override:
             ledger.override(found.id, _person(ledger, override), reason)
         seen = overview(ledger, found.id)

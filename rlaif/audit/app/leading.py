@@ -148,9 +148,10 @@ def guideline(audit: Number, at: Lead) -> Response:
 
 @router.post("/invite")
 def invite(audit: Number, at: Lead) -> Response:
-    """A one-time link for a reviewer, who is made if need be; shown once."""
+    """A one-time link for a reviewer, who is made, or made a lead, if need be; shown once."""
     name = at.fields.get("name", "").strip()
-    token = at.ledger.admit(name, "lead" if at.fields.get("role") == "lead" else None)
+    role = "lead" if at.fields.get("role") == "lead" else None
+    token = at.ledger.invite(name, role, by=at.reviewer.name)
     link = f"{at.request.url.scheme}://{at.request.headers['host']}/login?token={token}"
     return at.page("invited", audit=titled(at.ledger.audit(audit)), who=name, link=link, said="")
 

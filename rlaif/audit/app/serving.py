@@ -70,7 +70,8 @@ def serve(
             app = application(ledger, port=port, allow_host=allow_host)
             beyond = allow_host and not loopback(host)
             site = address(allow_host[0] if beyond else f"127.0.0.1:{port}")
-            link = f"{site}/login?token={_own_invitation(ledger)}"
+            name, token = _own_invitation(ledger)
+            link = f"{site}/login?token={token}"
             config = uvicorn.Config(
                 app, log_level="warning", access_log=False, server_header=False, lifespan="off",
                 timeout_graceful_shutdown=5, ws="none",
@@ -78,7 +79,8 @@ def serve(
             server = uvicorn.Server(config)
             with _ended_by_hand(server), _told(run, site):
                 sys.stdout.write(
-                    f"Review at {link}\nThe link works once. Ctrl-C ends the server.\n"
+                    f"Review at {link}\nThe link works once, for {name}, a lead. "
+                    "Ctrl-C ends the server.\n"
                 )
                 sys.stdout.flush()
                 if browse:
@@ -155,15 +157,15 @@ def _stranger(templates: Templates) -> str:
     return templates.render("login", token="")
 
 
-def _own_invitation(ledger: Ledger) -> str:
-    """A one-time token for the person who starts the server: the lead of that name, made if there
-    is none; never somebody else, in whose name he would judge and rule."""
+def _own_invitation(ledger: Ledger) -> tuple[str, str]:
+    """Who starts the server, and a one-time token: the lead of that name, made if there is none;
+    never somebody else, in whose name he would judge and rule."""
     name, known = getpass.getuser(), {r.name: r for r in ledger.reviewers()}
     for own in (name, f"{name} (server)"):
         if own not in known:
-            return ledger.add_reviewer(own, "lead")[1]
+            return own, ledger.invite(own, "lead")
         if known[own].active and known[own].role in leading.LEADS:
-            return ledger.invite(known[own].id)
+            return own, ledger.invite(own)
     remedy = f"let a lead in: rlaif audit status RUN --invite NAME --role lead; {name} is no lead"
     raise Refused(f"{name} is not let in here as a lead", remedy=remedy)
 
