@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rlaif.audit.app import plots
+from rlaif.audit.overview import overview
 from rlaif.audit.records import Again, Plan, Unit
 from rlaif.constitution import load, to_yaml
 from rlaif.shipped import folder
@@ -101,6 +102,25 @@ def test_items_are_inspected_once_nobody_is_to_judge_them_blind(server: Live) ->
     first = anna.judge(rounds, anna.post(f"/audits/{rounds}/next"), "no")
     anna.judge(rounds, first, "tie")
     assert "found a fault, and revised" in lead.get(f"/audits/{rounds}/inspect/1")[1]
+
+
+def test_flags_and_notes_reach_the_lead_once_an_item_is_reviewed(server: Live) -> None:
+    audit = fill(server.ledger, 5, reviewers=2)
+    lead = server.client("Lena", "lead")
+    told = {"flag": "1", "note": "<i>both dodge</i>"}
+    for name, said in (("Anna", told), ("Ben", {})):
+        assert "Flags and notes" not in lead.get(f"/audits/{audit}/lead")[1]
+        person = server.client(name)
+        question = person.post(f"/audits/{audit}/next")
+        assert asked(question)[0] == 1
+        person.judge(audit, question, "tie", **said)
+    page = lead.get(f"/audits/{audit}/lead")[1]
+    assert "Flags and notes" in page
+    assert f'href="/audits/{audit}/inspect/1"' in page
+    assert "both dodge" not in page  # it is read where the item is
+    assert "&lt;i&gt;both dodge&lt;/i&gt;" in lead.get(f"/audits/{audit}/inspect/1")[1]
+    seen = overview(server.ledger, audit)
+    assert [(row.number, row.flags, row.notes) for row in seen.marked] == [(1, 1, 1)]
 
 
 def test_a_lead_who_reviews_learns_nothing_before_the_reveal(server: Live) -> None:

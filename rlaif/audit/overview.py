@@ -45,6 +45,16 @@ class ReviewerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Marked:
+    """An item whose reviews are complete, with how many people flagged it and how many notes."""
+
+    number: int
+    stratum: str
+    flags: int
+    notes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """An audit at a glance. `confusion` counts people's verdicts by the AI's label; `path` has
     (n, T against the mean being at most tau, T against at least)."""
@@ -56,6 +66,7 @@ class Overview:
     principles: tuple[PrincipleRow, ...]
     reviewers: tuple[ReviewerRow, ...]
     disputes: tuple[Dispute, ...]
+    marked: tuple[Marked, ...]
     confusion: dict[str, dict[str, int]]
     alternative: estimates.Alternative
     path: tuple[tuple[int, float, float], ...]
@@ -72,6 +83,7 @@ class Overview:
             "principles": [_plain(row) for row in self.principles],
             "reviewers": [_plain(row) for row in self.reviewers],
             "disputes": [asdict(row) for row in self.disputes],
+            "marked": [asdict(row) for row in self.marked],
             "confusion": self.confusion, "alternative_annotator": asdict(self.alternative),
         }  # fmt: skip
 
@@ -96,6 +108,7 @@ def _overview(ledger: Ledger, audit: int, people: list[Reviewer]) -> Overview:
         pairs = figures.against_ai(fold)
         alternative = figures.alternative(fold)
         path = tuple(fold.gate().path)
+        marked = tuple(_marked(fold))
     return Overview(
         audit=found,
         gate=gate,
@@ -104,10 +117,19 @@ def _overview(ledger: Ledger, audit: int, people: list[Reviewer]) -> Overview:
         principles=tuple(_drafted(ledger, found, row) for row in rows),
         reviewers=tuple(row for row in reviewers if row.n or row.reviewer.active),
         disputes=disputes,
+        marked=marked,
         confusion=between.confusion(*pairs) if pairs[0] else {},
         alternative=alternative,
         path=path,
     )
+
+
+def _marked(fold: Fold) -> Iterable[Marked]:
+    """What people flagged or noted, less what waits for them or for a ruling."""
+    for number, unit in sorted(fold.units.items()):
+        waits = unit.disputed or not unit.complete(fold.audit.plan.reviewers)
+        if (unit.flags or unit.notes) and not waits:
+            yield Marked(number, unit.stratum, len(unit.flags), len(unit.notes))
 
 
 # --- by principle and by reviewer -----------------------------------------------------------------

@@ -359,6 +359,9 @@ def _lines(seen: Overview, principles: bool) -> Iterator[str]:
     if seen.disputes:
         numbers = ", ".join(str(dispute.number) for dispute in seen.disputes[:10])
         yield f"\n{len(seen.disputes)} items wait for a ruling: {numbers}"
+    if seen.marked:
+        numbers = ", ".join(str(row.number) for row in seen.marked[:10])
+        yield f"\n{len(seen.marked)} items are flagged or have notes: {numbers}"
 
 
 def _people(seen: Overview) -> Iterator[str]:

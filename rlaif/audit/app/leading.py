@@ -115,6 +115,7 @@ def inspect(audit: Number, number: Number, at: Lead) -> Response:
         if unit.disputed:
             raise Refused("this item waits for a ruling", remedy="rule on it first, then look")
         verdicts = sorted(unit.verdict(review) for review in unit.counted)
+        notes = list(unit.notes)
     sides = dict(SIDES[item.kind])
     said = {"revised": "found a fault, and revised", "no_fault": "found no fault"}
     words = said.get(item.label) or f"prefers the {sides[item.label]}"
@@ -125,7 +126,7 @@ def inspect(audit: Number, number: Number, at: Lead) -> Response:
         "inspect", url=f"/audits/{audit}/inspect/{number}", audit=titled(at.ledger.audit(audit)),
         item={"number": number, "question": "", "principles": item.payload["principles"]},
         prompt=item.payload["messages"], texts=[item.payload["a"], *([b] if b else [])],
-        verdicts=[SAID.get(v, sides.get(v, v)) for v in verdicts], words=words,
+        verdicts=[SAID.get(v, sides.get(v, v)) for v in verdicts], notes=notes, words=words,
         target=item.ai.get("target"), critique=item.ai.get("critique"),
         rationales=item.ai.get("rationales", ()),
     )  # fmt: skip
@@ -166,7 +167,7 @@ def _results(at: Visit, audit: int, **told: Any) -> Response:
         evidence=evidence if path else None, figures=_figures(found),
         principles=[_principle(row, gate.tau) for row in found.principles],
         reviewers=found.reviewers, cell=_cell,
-        disputes=[_named(audit, dispute) for dispute in found.disputes],
+        disputes=[_named(audit, dispute) for dispute in found.disputes], marked=found.marked,
         confusion=found.confusion, sides=SIDES[found.audit.plan.kind],
         alternative=found.alternative, nonce=at.nonce, headline=headline(gate),
         frozen=at.ledger.frozen(audit),
