@@ -187,9 +187,10 @@ def test_half_a_character_is_no_text():
         wire.decode(json.dumps(body).encode())
 
 
-def test_a_bad_server_is_avoided():
-    with fault_server() as good, fault_server(**{"5xx": 1.0}) as bad:
-        engine = engine_for(good, bad, max_in_flight=8)
+@pytest.mark.parametrize("fault", ["5xx", "429"])
+def test_a_bad_server_is_avoided(fault):
+    with fault_server() as good, fault_server(**{fault: 1.0}) as bad:
+        engine = engine_for(bad, good, max_in_flight=8)
         outcomes = list(engine.answers(text_call(i) for i in range(2000)))
         served = stats(bad)
     assert all(isinstance(outcome, Answer) for outcome in outcomes)

@@ -181,9 +181,7 @@ class Link:
     ) -> NoReturn:
         status = response.status
         detail = f"{url}: HTTP {status}: {_excerpt(content)}"
-        if status == 429:
-            raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
-        if status >= 500 or status in (408, 425):
+        if status >= 500 or status in (408, 425, 429):
             self._pool.failed(server)
             raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
         self._pool.worked(server)
