@@ -105,7 +105,7 @@ class Link:
         while True:
             counts.sent += 1
             try:
-                answer = read(await self._attempt(path, body, deadline))
+                answer = await self._attempt(path, body, read, deadline)
                 self._heard = time.monotonic()
                 return answer
             except Rejected as error:
@@ -152,7 +152,9 @@ class Link:
             f"engine.deadline_s or lower engine.max_in_flight. The last attempt: {last.detail}",
         )
 
-    async def _attempt(self, path: str, body: bytes, deadline: float) -> bytes:
+    async def _attempt(
+        self, path: str, body: bytes, read: Callable[[bytes], T], deadline: float
+    ) -> T:
         server = self._pool.choose()
         url = server.url + path
         server.in_flight += 1
@@ -173,21 +175,26 @@ class Link:
             server.in_flight -= 1
         if response.status != 200:
             self._raise_for(response, server, url, content)
+        try:
+            answer = read(content)
+        except wire.BadResponse as error:
+            self._pool.failed(server)
+            raise wire.BadResponse(error.reason, f"{url}: {error.detail}") from None
         self._pool.worked(server)
-        return content
+        return answer
 
     def _raise_for(
         self, response: aiohttp.ClientResponse, server: Server, url: str, content: bytes
     ) -> NoReturn:
         status = response.status
-        detail = f"{url}: HTTP {status}: {_excerpt(content)}"
+        detail = f"{url}: HTTP {status}: {wire.excerpt(content)}"
         if status >= 500 or status in (408, 425, 429):
             self._pool.failed(server)
             raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
         self._pool.worked(server)
         if status in (401, 403, 404, 405):
             kind = NotOffered if status in (404, 405) else EngineError
-            raise kind(_excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
+            raise kind(wire.excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
         if status == 413 or any(mark in detail for mark in _TOO_LONG):
             raise Rejected(Reason.TOO_LONG, detail)
         raise Rejected(Reason.REFUSED, detail)
@@ -226,10 +233,6 @@ def _named(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no response in time; raise engine.timeout_s if the server is merely busy"
     return f"{type(error).__name__} {error}".strip()
-
-
-def _excerpt(content: bytes) -> str:
-    return content[:300].decode("utf-8", "replace").strip() or "(no body)"
 
 
 def _fix(status: int) -> str:

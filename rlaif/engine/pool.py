@@ -46,7 +46,7 @@ class Pool:
         server.failures, server.avoid_until, server.refusing_since = 0, 0.0, None
 
     def failed(self, server: Server) -> None:
-        """A 429, a 5xx, a reset or a timeout: others are preferred for a while."""
+        """No answer that can be used: others are preferred for a while."""
         first, most = _PENALTY_S
         server.avoid_until = time.monotonic() + min(most, first * 2.0**server.failures)
         server.failures = min(server.failures + 1, 16)

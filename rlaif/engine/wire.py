@@ -148,7 +148,13 @@ def _parse(body: bytes) -> _Completion:
         json.dumps(loads, ensure_ascii=False).encode()  # half of a character is no text
         return msgspec.convert(loads, _Completion)
     except (ValueError, msgspec.ValidationError, RecursionError):
-        raise BadResponse(Reason.MALFORMED, f"not a chat completion: {strict}") from None
+        what = f"not a chat completion: {strict}: {excerpt(body)}"
+        raise BadResponse(Reason.MALFORMED, what) from None
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a response, for a message."""
+    return body[:300].decode("utf-8", "replace").strip() or "(no body)"
 
 
 def _label_logprobs(logprobs: _Logprobs | None, label_ids: tuple[int, ...]) -> tuple[float, ...]:

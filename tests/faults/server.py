@@ -22,6 +22,7 @@ from typing import ClassVar
 
 FAULTS = ("429", "5xx", "timeout", "reset", "malformed", "truncated", "nan")
 HANG_S = 30.0
+GARBAGE = [b"<html>oops", b'{"choices": [], "error": "oops"}', b'["oops"]', b"\xff{oops"]
 
 
 def text_for(prompt: str) -> str:
@@ -129,7 +130,7 @@ class Faulty(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return self._transport.abort()
         if fault == "malformed":
-            return self._send(self.dice.choice([b"<html>", b'{"choices": []}', b"[]", b"\xff{"]))
+            return self._send(self.dice.choice(GARBAGE))
         if fault == "truncated" and self.dice.random() < 0.5:
             return self._send(good[: len(good) // 2])
         if fault == "truncated":
