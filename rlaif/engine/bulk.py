@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -97,23 +96,6 @@ class Bulk:
                     yield from pending.popleft()()
             while pending:
                 yield from pending.popleft()()
-
-    async def stream(self, calls: Iterable[Call]) -> AsyncIterator[Outcome]:
-        """The outcomes in order, on the running event loop."""
-        pending: deque[asyncio.Task[list[Outcome]]] = deque()
-        with self._recorded():
-            try:
-                for chunk in self._chunks(calls):
-                    pending.append(asyncio.create_task(self._finish(chunk)))
-                    while len(pending) * _CHUNK > self._ahead:
-                        for outcome in await pending.popleft():
-                            yield outcome
-                while pending:
-                    for outcome in await pending.popleft():
-                        yield outcome
-            finally:
-                for task in (*pending, *self._workers):
-                    task.cancel()
 
     def _chunks(self, calls: Iterable[Call]) -> Iterator[_Chunk]:
         rest = iter(calls)
