@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from copy import copy
 
 import pytest
 
 from rlaif.engine import Counts, Engine, EngineConfig, Model, Models, ScriptedEngine, wire
 from rlaif.errors import ConfigError, EngineError
-from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered
+from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered, read
 from tests.faults import fault_server, stats
 from tests.faults.server import logprob_for, text_for
 
@@ -177,6 +178,24 @@ def test_as_many_calls_are_asked_at_once_as_the_config_says(monkeypatch):
     with Models(None) as models:
         assert len(list(models.model(config).answers(text_call(i) for i in range(2000)))) == 2000
     assert most == 300
+
+
+def test_a_thought_that_was_cut_is_no_text_and_hides_no_label():
+    """What vLLM 0.32 with --reasoning-parser deepseek_r1 answered to a label's call."""
+    top = [{"token": "token_id:65", "logprob": -0.5}, {"token": "token_id:66", "logprob": -1.5}]
+    body = {
+        "choices": [
+            {
+                "message": {"content": None, "reasoning": "tg"},
+                "finish_reason": "length",
+                "logprobs": {"content": [{"token": "token_id:65", "top_logprobs": top}]},
+            }
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 1},
+    }
+    answer = wire.decode(json.dumps(body).encode(), (66, 65))
+    assert answer == Answer("", "length", 7, 1, (-1.5, -0.5))
+    assert read(answer) == ("", "length")
 
 
 def test_half_a_character_is_no_text():

@@ -40,7 +40,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    content: str
+    content: str | None  # null: all of it was thought (vLLM's --reasoning-parser)
 
 
 class _Choice(msgspec.Struct):
@@ -130,7 +130,7 @@ def decode(body: bytes, label_ids: tuple[int, ...] = ()) -> Answer:
     if usage.prompt_tokens < 0 or usage.completion_tokens < 0:
         raise BadResponse(Reason.MALFORMED, "a negative token count")
     return Answer(
-        choice.message.content,
+        choice.message.content or "",
         finish,
         usage.prompt_tokens,
         usage.completion_tokens,
