@@ -262,6 +262,24 @@ def test_order_is_kept_and_memory_bounded():
     assert next(taken) < 3000 + 8 * 128 + 1024 + 2 * 256
 
 
+@pytest.mark.parametrize("every", [1000, 1_000_000])
+def test_memory_is_bounded_where_hardly_any_unit_has_a_call(every):
+    """As where hardly a prompt meets a principle, or answers are equal."""
+    taken = itertools.count()
+    units = ((i, [text_call(i)] if i % every == 7 else []) for i in iter(taken.__next__, 200_000))
+    model = Model.of(ScriptedEngine(lambda call: f"to {number(call)}"))
+    done = most = 0
+    for i, outcomes in model.each(units):
+        assert i == done
+        said = [o.text for o in outcomes if isinstance(o, Answer)]
+        assert said == ([f"to {i}"] if i % every == 7 else [])
+        done += 1
+        if done % 1000 == 0:
+            most = max(most, next(copy(taken)) - done)
+    assert done == 200_000
+    assert most < 50_000
+
+
 class MemoryStore:
     """What the engine asks of a completions store."""
 

@@ -1,6 +1,6 @@
 """Many calls in one go: cached ones from the store, the rest asked, all in the order they came.
 
-Calls are taken from their iterator in chunks, in the caller's thread, and only so many chunks ahead
+Calls are taken from their iterator in parts, in the caller's thread, and only so many parts ahead
 that memory stays flat for a million calls. An answer is put into the store the moment it arrives;
 what is unanswered is never stored, so that the next run asks again.
 """
@@ -28,7 +28,8 @@ from rlaif.engine.counts import Counts
 from rlaif.records import Answer, Call, Outcome
 
 WIDTH = 128
-_CHUNK = 256
+PART = 256
+"""Calls that are taken from their iterator together."""
 
 Progress = Callable[[int], object]
 """Told how many calls have just been finished; it may be called from another thread."""
@@ -87,22 +88,29 @@ class Bulk:
     def answers(
         self, calls: Iterable[Call], close: Callable[[], Coroutine[Any, Any, None]]
     ) -> Iterator[Outcome]:
-        """The outcomes in order; the requests run on an event loop in a thread of their own."""
+        """The outcome of each call, in order."""
+        for outcomes in self.by_part(in_parts(calls), close):
+            yield from outcomes
+
+    def by_part(
+        self, parts: Iterable[list[Call]], close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Iterator[list[Outcome]]:
+        """The outcomes of the calls of each part, in order; the requests run on an event loop in a
+        thread of their own."""
         with self._recorded(), _loop_in_thread(close) as loop:
             pending: deque[Callable[[], list[Outcome]]] = deque()
-            for chunk in self._chunks(calls):
+            for chunk in self._chunks(parts):
                 pending.append(asyncio.run_coroutine_threadsafe(self._finish(chunk), loop).result)
-                while len(pending) * _CHUNK > self._ahead:
-                    yield from pending.popleft()()
+                while len(pending) * PART > self._ahead:
+                    yield pending.popleft()()
             while pending:
-                yield from pending.popleft()()
+                yield pending.popleft()()
 
-    def _chunks(self, calls: Iterable[Call]) -> Iterator[_Chunk]:
-        rest = iter(calls)
-        while part := list(islice(rest, _CHUNK)):
+    def _chunks(self, parts: Iterable[list[Call]]) -> Iterator[_Chunk]:
+        for part in parts:
             keys = _keys(self.identity(), part) if self.store else []
             cached = self.store.get_many(keys) if self.store else {}
-            if not keys or any(key not in cached for key in keys):
+            if any(key not in cached for key in keys) if self.store else part:
                 self.needed()
             yield _Chunk(part, keys, cached)
 
@@ -171,6 +179,13 @@ class Bulk:
                 total.merge(self._counts)
             if self.store:
                 self.store.flush()
+
+
+def in_parts(calls: Iterable[Call]) -> Iterator[list[Call]]:
+    """The calls by `PART`."""
+    rest = iter(calls)
+    while part := list(islice(rest, PART)):
+        yield part
 
 
 def _keys(identity: str, calls: list[Call]) -> list[bytes]:
