@@ -98,6 +98,25 @@ def test_prune(url: str) -> None:
         assert store.prune() == 2
 
 
+def test_pruning_leaves_what_is_written_meanwhile(url: str) -> None:
+    import psycopg
+
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with Store(url) as store, psycopg.connect(url) as other:
+        store.put(key("m", ask(0)), ask(0), SAID, "m")
+        store.flush()
+        other.execute("SELECT * FROM rlaif_answers FOR UPDATE")
+        pruning = threading.Thread(target=store.prune, kwargs={"model": "m"})
+        pruning.start()
+        while other.execute(waits).fetchone() == (0,):
+            assert pruning.is_alive()
+        store.put(key("m", ask(1)), ask(1), SAID, "m")
+        store.flush()
+        other.rollback()
+        pruning.join()
+        assert [record.call for record in store.records()] == [ask(1)]
+
+
 def test_many_write_the_same_keys_in_any_order(url: str) -> None:
     def work(step: int) -> None:
         try:

@@ -134,14 +134,15 @@ class PostgresTable:
         """Delete the rows of `model` written before a time; how many they are (or would be)."""
         which = """FROM rlaif_blocks WHERE (%(model)s::text IS NULL OR model = %(model)s)
                    AND (%(before)s::float8 IS NULL OR created < %(before)s)"""
-        rows = f"FROM rlaif_answers WHERE block IN (SELECT id {which})"
+        count = f"SELECT count(*) FROM rlaif_answers WHERE block IN (SELECT id {which})"
+        # in one statement: what others write meanwhile keeps its prompts
+        delete = f"""WITH gone AS (DELETE {which} RETURNING id)
+                     DELETE FROM rlaif_answers WHERE block IN (SELECT id FROM gone)"""
         values = {"model": model, "before": before}
-        with self._connection() as connection, connection.transaction():
-            (count,) = _one(connection, f"SELECT count(*) {rows}", values)
-            if not dry_run:
-                connection.execute(f"DELETE {rows}", values)
-                connection.execute(f"DELETE {which}", values)
-        return count
+        with self._connection() as connection:
+            if dry_run:
+                return _one(connection, count, values)[0]
+            return connection.execute(delete, values).rowcount
 
     def vacuum(self) -> None:
         """Let the space of deleted rows be used again (the server keeps the files' size)."""
