@@ -11,7 +11,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rlaif.completions.calls import decode, unpack
 from rlaif.completions.table import (
     ANSWER,
     SCHEMA,
@@ -22,6 +21,7 @@ from rlaif.completions.table import (
     shown,
     to_answer,
     to_columns,
+    to_records,
 )
 from rlaif.errors import StoreError
 from rlaif.records import Answer
@@ -188,10 +188,5 @@ def _one(connection: psycopg.Connection, sql: Any, values: Any = None) -> Any:
 
 
 def _records(connection: psycopg.Connection, rows: psycopg.Cursor) -> Iterator[Record]:
-    """The records of `rows`; a block is read once for all its neighbours."""
-    last, calls = None, []
-    for key, *columns, model, created, block, slot in rows:
-        if block != last:
-            sql = "SELECT calls FROM rlaif_blocks WHERE id = %s"
-            last, calls = block, unpack(_one(connection, sql, (block,))[0])
-        yield Record(key, model, created, decode(calls[slot])[1], to_answer(*columns))
+    sql = "SELECT calls FROM rlaif_blocks WHERE id = %s"
+    return to_records(rows, lambda block: _one(connection, sql, (block,))[0])
