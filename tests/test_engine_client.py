@@ -312,6 +312,22 @@ def test_the_store_is_asked_first_and_unanswered_is_never_stored():
     assert not store.rows
 
 
+def test_a_call_that_is_answered_while_the_store_is_read_is_not_asked_again():
+    class Slow(MemoryStore):
+        def get_many(self, keys: list[bytes], /) -> dict[bytes, Answer]:
+            found = super().get_many(keys)
+            while len(self.rows) < looked[0]:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            looked[0] += 256
+            return found
+
+    looked, engine = [0], ScriptedEngine(lambda call: "well")
+    calls = [text_call(i) for i in range(256)]
+    assert len(list(engine.answers(calls + calls, store=Slow()))) == 512
+    assert (engine.counts.sent, engine.counts.cached) == (256, 256)
+
+
 @pytest.mark.parametrize(
     ("label", "complaint"), [("AB", "2 tokens"), ("", "0 tokens"), ("A", "same token")]
 )

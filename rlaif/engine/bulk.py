@@ -77,6 +77,7 @@ class Bulk:
     width: int = WIDTH  # calls that may be asked at once
     _counts: Counts = field(default_factory=Counts)
     _asked: dict[bytes, _Job] = field(default_factory=dict)
+    _late: dict[bytes, Answer] = field(default_factory=dict)  # what a lookup may have missed
     _queue: asyncio.Queue[_Job] = field(default_factory=asyncio.Queue)
     _workers: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -117,7 +118,9 @@ class Bulk:
     async def _finish(self, chunk: _Chunk) -> list[Outcome]:
         """The outcomes of a chunk: those in the store, and the rest from the workers."""
         keys = chunk.keys or [None] * len(chunk.calls)
-        chunk.outcomes = [chunk.cached.get(key) if key else None for key in keys]
+        chunk.outcomes = [
+            chunk.cached.get(key) or self._late.get(key) if key else None for key in keys
+        ]
         missing = [i for i, outcome in enumerate(chunk.outcomes) if outcome is None]
         self._spared(len(chunk.calls) - len(missing))
         if missing:
@@ -148,6 +151,9 @@ class Bulk:
                 outcome = await self.ask(job.call, self._counts)
                 if self.store and job.key and isinstance(outcome, Answer):
                     self.store.put(job.key, job.call, outcome, self.identity())
+                    self._late[job.key] = outcome
+                    if len(self._late) > self._ahead + PART:  # no more were under way at a lookup
+                        del self._late[next(iter(self._late))]
             except Exception as error:
                 for chunk, _ in job.places:
                     if chunk.done and not chunk.done.done():
