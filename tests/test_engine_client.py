@@ -67,6 +67,7 @@ def poisonous(fault: str, *labels: str) -> Call:
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
+        (poisonous("403"), Reason.UNAVAILABLE),
         (poisonous("429"), Reason.UNAVAILABLE),
         (poisonous("5xx"), Reason.UNAVAILABLE),
         (poisonous("reset"), Reason.UNAVAILABLE),
@@ -89,7 +90,7 @@ def test_a_call_that_always_fails_becomes_a_reason_and_holds_up_nothing(call, re
     assert engine.counts.said[reason]
 
 
-@pytest.mark.parametrize("fault", ["429", "5xx", "reset", "timeout", "malformed"])
+@pytest.mark.parametrize("fault", ["403", "429", "5xx", "reset", "timeout", "malformed"])
 def test_an_outage_ends_the_run_and_leaves_no_holes(fault):
     store, calls = MemoryStore(), [text_call(i) for i in range(300)]
     with fault_server() as url:
@@ -102,7 +103,7 @@ def test_an_outage_ends_the_run_and_leaves_no_holes(fault):
             list(engine.answers(calls, store=store))
         assert time.monotonic() - start < 20
     assert url in str(error.value)
-    said = {"429": "slow down", "5xx": "oops", "malformed": "oops"}
+    said = {"403": "flagged", "429": "slow down", "5xx": "oops", "malformed": "oops"}
     assert said.get(fault, "last attempt") in str(error.value)
     with fault_server() as url:
         engine = engine_for(url)

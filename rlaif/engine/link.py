@@ -4,14 +4,16 @@ Retried: 429, 5xx, resets, timeouts (exponential backoff with full jitter) and, 
 that cannot be read. Not retried: other 4xx. A server that refuses connections costs no retry; the
 pool ends the run when all of them do for too long.
 
-A call that has failed to its last retry may be at fault itself, or the servers may be down. So a
-question that any model can answer is asked: if nothing is answered for too long, that is an outage,
-and the run ends; if something is, the call is tried once more, and then given up.
+A call that has failed to its last retry, or is forbidden (403), may be at fault itself, or the
+servers may be down. So a question that any model can answer is asked: if nothing is answered for
+too long, that is an outage, and the run ends; if something is, the call is tried once more, and
+then given up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -40,10 +42,11 @@ _TOO_LONG = ("maximum context length", "max_model_len", "maximum model length", 
 
 
 class Transient(Exception):
-    """An attempt failed in a way that may pass; `wait_s` is what the server asked for."""
+    """An attempt failed in a way that may pass; `wait_s` is what the server asked for, `cost` how
+    many retries it uses up."""
 
-    def __init__(self, detail: str, wait_s: float = 0.0, *, free: bool = False) -> None:
-        self.detail, self.wait_s, self.free = detail, wait_s, free
+    def __init__(self, detail: str, wait_s: float = 0.0, *, cost: float = 1) -> None:
+        self.detail, self.wait_s, self.cost = detail, wait_s, cost
         super().__init__(detail)
 
 
@@ -101,7 +104,7 @@ class Link:
         self, path: str, body: bytes, read: Callable[[bytes], T], counts: Counts, retries: int
     ) -> T | Unanswered:
         deadline = time.monotonic() + self._config.deadline_s
-        failures = unreadable = 0
+        failures = unreadable = 0.0
         while True:
             counts.sent += 1
             try:
@@ -115,7 +118,7 @@ class Link:
                 unreadable += 1
                 wait_s, last = 0.0, Unanswered(error.reason, error.detail)
             except Transient as error:
-                failures += not error.free
+                failures += error.cost
                 wait_s, last = error.wait_s, Unanswered(Reason.UNAVAILABLE, error.detail)
             if unreadable > _UNREADABLE_RETRIES or failures > retries:
                 return last
@@ -167,7 +170,7 @@ class Link:
                 content = await response.read()
         except self._refusals as error:
             self._pool.refused(server)
-            raise Transient(f"{url}: {error}", free=True) from None
+            raise Transient(f"{url}: {error}", cost=0) from None
         except self._errors as error:
             self._pool.failed(server)
             raise Transient(f"{url}: {_named(error)}") from None
@@ -192,7 +195,9 @@ class Link:
             self._pool.failed(server)
             raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
         self._pool.worked(server)
-        if status in (401, 403, 404, 405):
+        if status == 403:  # the key, or what a gateway makes of this one prompt
+            raise Transient(detail, cost=math.inf)
+        if status in (401, 404, 405):
             kind = NotOffered if status in (404, 405) else EngineError
             raise kind(wire.excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
         if status == 413 or any(mark in detail for mark in _TOO_LONG):
@@ -216,7 +221,7 @@ def _session(config: EngineConfig) -> aiohttp.ClientSession:
     )
 
 
-def _jitter(failures: int) -> float:
+def _jitter(failures: float) -> float:
     first, most = _BACKOFF_S
     return random.uniform(0, min(most, first * 2.0 ** (failures - 1)))
 
@@ -236,6 +241,6 @@ def _named(error: BaseException) -> str:
 
 
 def _fix(status: int) -> str:
-    if status in (401, 403):
+    if status == 401:
         return "check the key in the variable that engine.api_key_env names"
     return "check engine.base_urls and engine.served_name against the server's /v1/models"

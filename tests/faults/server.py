@@ -20,7 +20,7 @@ from collections import Counter
 from hashlib import sha256
 from typing import ClassVar
 
-FAULTS = ("429", "5xx", "timeout", "reset", "malformed", "truncated", "nan")
+FAULTS = ("403", "429", "5xx", "timeout", "reset", "malformed", "truncated", "nan")
 HANG_S = 30.0
 GARBAGE = [b"<html>oops", b'{"choices": [], "error": "oops"}', b'["oops"]', b"\xff{oops"]
 
@@ -120,6 +120,8 @@ class Faulty(asyncio.Protocol):
         good = completion(request)
         if fault == "429":
             return self._send(b'{"error": "slow down"}', "429 Too Many", b"Retry-After: 0.1\r\n")
+        if fault == "403":
+            return self._send(b'{"error": "flagged"}', "403 Forbidden")
         if fault == "5xx":
             return self._send(b"oops", self.dice.choice(["500 Error", "502 Bad", "503 Busy"]))
         if fault == "timeout":
