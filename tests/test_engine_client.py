@@ -13,7 +13,7 @@ from copy import copy
 
 import pytest
 
-from rlaif.engine import Counts, Engine, EngineConfig, Model, Models, ScriptedEngine, wire
+from rlaif.engine import Counts, Engine, EngineConfig, Model, Models, ScriptedEngine, serving, wire
 from rlaif.errors import ConfigError, EngineError
 from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered, read
 from tests.faults import fault_server, stats
@@ -223,10 +223,14 @@ def test_servers_that_refuse_connections_end_the_run():
         pass
     engine = engine_for(url, grace_s=1.0)
     start = time.monotonic()
-    with pytest.raises(EngineError, match="start the server") as error:
+    with pytest.raises(
+        EngineError, match=r"Connect call failed[^\n]*\n.*start the server"
+    ) as error:
         list(engine.answers(text_call(i) for i in range(1000)))
     assert url in str(error.value)
     assert time.monotonic() - start < 10
+    with pytest.raises(EngineError, match="Connection refused"), serving(engine.config):
+        pass
 
 
 def test_a_server_may_come_back_within_the_grace_period():

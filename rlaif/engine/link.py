@@ -169,7 +169,7 @@ class Link:
             ) as response:
                 content = await response.read()
         except self._refusals as error:
-            self._pool.refused(server)
+            self._pool.refused(server, error)
             raise Transient(f"{url}: {error}", cost=0) from None
         except self._errors as error:
             self._pool.failed(server)

@@ -51,7 +51,7 @@ class Pool:
         server.avoid_until = time.monotonic() + min(most, first * 2.0**server.failures)
         server.failures = min(server.failures + 1, 16)
 
-    def refused(self, server: Server) -> None:
+    def refused(self, server: Server, why: object) -> None:
         """Nobody listens there. Once that holds for all servers for too long, the run ends."""
         if self._check_alive:
             self._check_alive()
@@ -61,7 +61,7 @@ class Pool:
         down = [s.refusing_since for s in self.servers if s.refusing_since is not None]
         if len(down) == len(self.servers) and now - max(down) >= self.grace_s:
             raise EngineError(
-                f"no model server has accepted a connection for {self.grace_s:g} s",
+                f"no model server has accepted a connection for {self.grace_s:g} s: {why}",
                 where=", ".join(s.url for s in self.servers),
                 remedy="start the server, or correct engine.base_urls; then run again: "
                 "finished calls are kept",
