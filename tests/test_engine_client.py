@@ -14,6 +14,7 @@ from copy import copy
 import pytest
 
 from rlaif.engine import Counts, Engine, EngineConfig, Model, Models, ScriptedEngine, serving, wire
+from rlaif.engine.pool import Pool
 from rlaif.errors import ConfigError, EngineError
 from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered, read
 from tests.faults import fault_server, stats
@@ -231,6 +232,18 @@ def test_servers_that_refuse_connections_end_the_run():
     assert time.monotonic() - start < 10
     with pytest.raises(EngineError, match="Connection refused"), serving(engine.config):
         pass
+
+
+def test_the_grace_period_is_of_refusals_in_a_row():
+    pool = Pool(("http://a",), grace_s=0.2)
+    (server,) = pool.servers
+    pool.refused(server, "it restarts")
+    time.sleep(0.25)
+    pool.failed(server)  # 502: somebody listens
+    pool.refused(server, "it restarts again")
+    time.sleep(0.25)
+    with pytest.raises(EngineError, match="it restarts again"):
+        pool.refused(server, "it restarts again")
 
 
 def test_a_server_may_come_back_within_the_grace_period():

@@ -73,9 +73,7 @@ class Link:
         self._config, self._pool = config, pool
         self._slots = asyncio.Semaphore(config.max_in_flight)
         self._session = _session(config)
-        self.one_at_a_time = (
-            asyncio.Lock()
-        )  # for what is looked up once, by the first that needs it
+        self.one_at_a_time = asyncio.Lock()  # for what is looked up once, by who needs it first
         self._easy = wire.encode(_EASY, config.served_name or config.model)
         self._looking = asyncio.Lock()
         self._heard = self._found_down = 0.0  # when the servers last answered, or were found down
