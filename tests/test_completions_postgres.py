@@ -117,6 +117,17 @@ def test_pruning_leaves_what_is_written_meanwhile(url: str) -> None:
         assert [record.call for record in store.records()] == [ask(1)]
 
 
+def test_a_store_opens_while_another_is_read(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as other:
+        other.execute("SELECT count(*) FROM rlaif_blocks")  # an export, say
+        opening = threading.Thread(target=lambda: Store(url).close())
+        opening.start()
+        opening.join(20)
+        assert not opening.is_alive()
+
+
 def test_many_write_the_same_keys_in_any_order(url: str) -> None:
     def work(step: int) -> None:
         try:
@@ -135,6 +146,20 @@ def test_many_write_the_same_keys_in_any_order(url: str) -> None:
     assert not failed
     with Store(url) as store:
         assert store.summaries()[0].rows == 500
+
+
+def test_many_open_a_new_store_at_once(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute("DROP TABLE rlaif_schema, rlaif_blocks, rlaif_answers")
+    opened: list[int] = []
+    threads = [threading.Thread(target=lambda: opened.append(Store(url).size())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 8
 
 
 def test_a_newer_store_and_a_dead_server_are_told(url: str) -> None:

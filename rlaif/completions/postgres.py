@@ -37,13 +37,13 @@ except ImportError as error:
 LOCK = 0x524C4149  # "RLAI": the advisory lock under which the tables are made
 
 TABLES = """
-CREATE TABLE IF NOT EXISTS rlaif_schema (version integer NOT NULL);
-CREATE TABLE IF NOT EXISTS rlaif_blocks (
+CREATE TABLE rlaif_schema (version integer NOT NULL);
+CREATE TABLE rlaif_blocks (
     id bigserial PRIMARY KEY, model text NOT NULL, created double precision NOT NULL,
     calls bytea NOT NULL
 );
 ALTER TABLE rlaif_blocks ALTER calls SET STORAGE EXTERNAL;  -- compressed already
-CREATE TABLE IF NOT EXISTS rlaif_answers (
+CREATE TABLE rlaif_answers (
     key bytea PRIMARY KEY, block bigint NOT NULL, slot integer NOT NULL,
     text bytea NOT NULL, finish text NOT NULL,
     prompt_tokens bigint NOT NULL, completion_tokens bigint NOT NULL, logprobs bytea
@@ -172,12 +172,15 @@ class PostgresTable:
                 self._idle.append(connection)
 
     def _create(self, connection: psycopg.Connection) -> None:
-        """Make the tables if there are none; StoreError if they are newer than this program."""
-        connection.execute(TABLES)
-        (version,) = _one(connection, "SELECT max(version) FROM rlaif_schema")
-        if version is None:
+        """Make the tables if there are none; StoreError if they are newer than this program.
+
+        Tables that are there are not touched: that would wait for whoever reads or writes them.
+        """
+        if not _one(connection, "SELECT to_regclass('rlaif_schema')")[0]:
+            connection.execute(TABLES)
             connection.execute("INSERT INTO rlaif_schema VALUES (%s)", (SCHEMA,))
-        elif version > SCHEMA:
+        (version,) = _one(connection, "SELECT max(version) FROM rlaif_schema")
+        if version > SCHEMA:
             what = f"the store was made by a newer rlaif (schema {version}, this one has {SCHEMA})"
             raise StoreError(what, where=self._where, remedy="upgrade rlaif, or name another store")
 
