@@ -154,7 +154,12 @@ def test_many_open_a_new_store_at_once(url: str) -> None:
     with psycopg.connect(url) as connection:
         connection.execute("DROP TABLE rlaif_schema, rlaif_blocks, rlaif_answers")
     opened: list[int] = []
-    threads = [threading.Thread(target=lambda: opened.append(Store(url).size())) for _ in range(8)]
+
+    def work() -> None:
+        with Store(url) as store:
+            opened.append(store.size())
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -177,12 +182,27 @@ def test_a_newer_store_and_a_dead_server_are_told(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_connection_that_breaks_loses_nothing(url: str) -> None:
+def cut(url: str) -> None:
+    """End every connection to the server."""
     import psycopg
 
-    with Store(url) as store, psycopg.connect(url, autocommit=True) as other:
-        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
-        other.execute(f"SELECT pg_terminate_backend(pid) {others}")
+    others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+
+
+def test_a_connection_that_breaks_while_it_idles_is_made_anew(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(url) as store:
+        cut(url)
+        monkeypatch.setattr("rlaif.completions.postgres.IDLE", 0.0)
+        assert store.get_many([key("m", ask(0))]) == {}
+
+
+def test_a_connection_that_breaks_loses_nothing(url: str) -> None:
+    with Store(url) as store:
+        cut(url)
         store.put(key("m", ask(0)), ask(0), SAID, "m")
         with pytest.raises(StoreError, match="1 answers are waiting"):
             store.flush()

@@ -35,6 +35,7 @@ except ImportError as error:
     ) from error
 
 LOCK = 0x524C4149  # "RLAI": the advisory lock under which the tables are made
+IDLE = 60.0  # seconds after which servers and firewalls may have cut an unused connection
 
 TABLES = """
 CREATE TABLE rlaif_schema (version integer NOT NULL);
@@ -66,7 +67,7 @@ class PostgresTable:
 
     def __init__(self, url: str) -> None:
         self._url, self._where = url, shown(url)
-        self._idle: list[psycopg.Connection] = []
+        self._idle: list[tuple[float, psycopg.Connection]] = []  # since when
         try:
             with self._connection() as connection, connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
@@ -152,24 +153,31 @@ class PostgresTable:
     def close(self) -> None:
         """Close every connection."""
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[1].close()
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:
         """Lend a connection to one thread; psycopg's errors come out as StoreError."""
         connection = None
         try:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            connection = self._lent()
             yield connection
         except (psycopg.Error, ValueError) as error:
             remedy = "see that the server is up and the URL right, then flush or run again"
             raise StoreError(str(error).strip(), where=self._where, remedy=remedy) from error
         finally:
             if connection is not None and not connection.closed:
-                self._idle.append(connection)
+                self._idle.append((time.monotonic(), connection))
+
+    def _lent(self) -> psycopg.Connection:
+        """A connection that was used of late, or a new one: what idles during a training is cut."""
+        with contextlib.suppress(IndexError):
+            while True:
+                since, connection = self._idle.pop()
+                if time.monotonic() - since < IDLE:
+                    return connection
+                connection.close()
+        return psycopg.connect(self._url, autocommit=True, connect_timeout=10)
 
     def _create(self, connection: psycopg.Connection) -> None:
         """Make the tables if there are none; StoreError if they are newer than this program.
