@@ -195,6 +195,10 @@ def test_a_thought_that_was_cut_is_no_text_and_hides_no_label():
         ],
         "usage": {"prompt_tokens": 7, "completion_tokens": 1},
     }
+    with pytest.raises(
+        wire.BadResponse, match="token 67: the server may not know logprob_token_ids"
+    ):
+        wire.decode(json.dumps(body).encode(), (65, 67))
     answer = wire.decode(json.dumps(body).encode(), (66, 65))
     assert answer == Answer("", "length", 7, 1, (-1.5, -0.5))
     assert read(answer) == ("", "length")

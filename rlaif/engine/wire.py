@@ -166,6 +166,9 @@ def _label_logprobs(logprobs: _Logprobs | None, label_ids: tuple[int, ...]) -> t
 
 
 def _sound(logprob: float | None, token_id: int) -> float:
-    if logprob is None or not math.isfinite(logprob) or not MISSING < logprob <= 0:
+    if logprob is None:
+        why = "the server may not know logprob_token_ids (vLLM 0.32 does)"
+        raise BadResponse(Reason.NOT_A_NUMBER, f"no log-probability of token {token_id}: {why}")
+    if not math.isfinite(logprob) or not MISSING < logprob <= 0:
         raise BadResponse(Reason.NOT_A_NUMBER, f"log-probability of token {token_id}: {logprob}")
     return logprob
