@@ -359,6 +359,12 @@ def test_a_label_that_cannot_be_read_is_a_config_error(label, complaint):
         list(engine_for(url).answers([call]))
 
 
+def test_a_gateway_that_keeps_the_tokenizer_to_itself_is_a_config_error():
+    call = Call((Message("user", "no tokens"), Message("assistant", "(")), labels=LABELS)
+    with fault_server() as url, pytest.raises(ConfigError, match=r"does not tokenize.*HTTP 403"):
+        list(engine_for(url).answers([call] * 3))
+
+
 def test_the_seed_depends_on_everything_in_the_call():
     base = Call((Message("user", "q"),))
     others = [

@@ -193,10 +193,10 @@ class Link:
             self._pool.failed(server)
             raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
         self._pool.worked(server)
-        if status == 403:  # the key, or what a gateway makes of this one prompt
+        if status == 403 and url.endswith(_CHAT):  # the key, or this one prompt at a gateway
             raise Transient(detail, cost=math.inf)
-        if status in (401, 404, 405):
-            kind = NotOffered if status in (404, 405) else EngineError
+        if status in (401, 403, 404, 405):
+            kind = EngineError if status == 401 else NotOffered
             raise kind(wire.excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
         if status == 413 or any(mark in detail for mark in _TOO_LONG):
             raise Rejected(Reason.TOO_LONG, detail)

@@ -99,6 +99,8 @@ class Faulty(asyncio.Protocol):
             return self._send(b"{}")
         if path == "/stats":
             return self._send(json.dumps(self.stats).encode())
+        if path == "/tokenize" and b"no tokens" in body:
+            return self._misbehave("403", json.loads(body))
         if path == "/tokenize":
             return self._send(tokens(json.loads(body)))
         fault = _poison(body) or self._fault()
