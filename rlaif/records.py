@@ -73,7 +73,7 @@ class Reason(StrEnum):
 
     TOO_LONG = "too_long"  # prompt and answer do not fit the model's context
     REFUSED = "refused"  # the server will not serve this request (4xx)
-    UNAVAILABLE = "unavailable"  # 429, 5xx, resets or timeouts to the last retry
+    UNAVAILABLE = "unavailable"  # 403; 429, 5xx, resets or timeouts to the last retry
     MALFORMED = "malformed"  # the response is not what the protocol promises
     NOT_A_NUMBER = "not_a_number"  # a label's log-probability is missing, NaN or positive
     CANCELLED = "cancelled"  # the deadline passed or the run was stopped

@@ -98,6 +98,36 @@ def test_prune(url: str) -> None:
         assert store.prune() == 2
 
 
+def test_pruning_leaves_what_is_written_meanwhile(url: str) -> None:
+    import psycopg
+
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with Store(url) as store, psycopg.connect(url) as other:
+        store.put(key("m", ask(0)), ask(0), SAID, "m")
+        store.flush()
+        other.execute("SELECT * FROM rlaif_answers FOR UPDATE")
+        pruning = threading.Thread(target=store.prune, kwargs={"model": "m"})
+        pruning.start()
+        while other.execute(waits).fetchone() == (0,):
+            assert pruning.is_alive()
+        store.put(key("m", ask(1)), ask(1), SAID, "m")
+        store.flush()
+        other.rollback()
+        pruning.join()
+        assert [record.call for record in store.records()] == [ask(1)]
+
+
+def test_a_store_opens_while_another_is_read(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as other:
+        other.execute("SELECT count(*) FROM rlaif_blocks")  # an export, say
+        opening = threading.Thread(target=lambda: Store(url).close())
+        opening.start()
+        opening.join(20)
+        assert not opening.is_alive()
+
+
 def test_many_write_the_same_keys_in_any_order(url: str) -> None:
     def work(step: int) -> None:
         try:
@@ -118,6 +148,25 @@ def test_many_write_the_same_keys_in_any_order(url: str) -> None:
         assert store.summaries()[0].rows == 500
 
 
+def test_many_open_a_new_store_at_once(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute("DROP TABLE rlaif_schema, rlaif_blocks, rlaif_answers")
+    opened: list[int] = []
+
+    def work() -> None:
+        with Store(url) as store:
+            opened.append(store.size())
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 8
+
+
 def test_a_newer_store_and_a_dead_server_are_told(url: str) -> None:
     import psycopg
 
@@ -133,12 +182,27 @@ def test_a_newer_store_and_a_dead_server_are_told(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_connection_that_breaks_loses_nothing(url: str) -> None:
+def cut(url: str) -> None:
+    """End every connection to the server."""
     import psycopg
 
-    with Store(url) as store, psycopg.connect(url, autocommit=True) as other:
-        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
-        other.execute(f"SELECT pg_terminate_backend(pid) {others}")
+    others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+
+
+def test_a_connection_that_breaks_while_it_idles_is_made_anew(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(url) as store:
+        cut(url)
+        monkeypatch.setattr("rlaif.completions.postgres.IDLE", 0.0)
+        assert store.get_many([key("m", ask(0))]) == {}
+
+
+def test_a_connection_that_breaks_loses_nothing(url: str) -> None:
+    with Store(url) as store:
+        cut(url)
         store.put(key("m", ask(0)), ask(0), SAID, "m")
         with pytest.raises(StoreError, match="1 answers are waiting"):
             store.flush()

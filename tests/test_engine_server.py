@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.engine import Engine, EngineConfig, launch, serving
-from rlaif.engine.model import check_servable, identity
+from rlaif.engine.model import check_servable, folder_digest, identity
 from rlaif.errors import ConfigError, ServerDied
 from rlaif.records import Answer, Call, Message, Reason, Sampling, Unanswered
 
@@ -280,6 +280,16 @@ def test_identity_is_the_content(tiny_model: Path, tmp_path: Path):
     assert identity(EngineConfig(model=str(copy))) != one
     hub = EngineConfig(model="org/name", revision="abc", dtype="bfloat16")
     assert identity(hub) == "org/name@abc:bfloat16"
+
+
+def test_a_home_that_cannot_be_written_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    with (tmp_path / "model.safetensors").open("wb") as weights:
+        weights.truncate((1 << 26) + 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(folder_digest(tmp_path)) == 64
 
 
 def test_identity_has_the_arguments_that_can_change_an_answer(tmp_path: Path):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rlaif.completions.calls import decode, unpack
 from rlaif.completions.table import (
     ANSWER,
     SCHEMA,
@@ -22,6 +21,7 @@ from rlaif.completions.table import (
     shown,
     to_answer,
     to_columns,
+    to_records,
 )
 from rlaif.errors import StoreError
 from rlaif.records import Answer
@@ -35,15 +35,16 @@ except ImportError as error:
     ) from error
 
 LOCK = 0x524C4149  # "RLAI": the advisory lock under which the tables are made
+IDLE = 60.0  # seconds after which servers and firewalls may have cut an unused connection
 
 TABLES = """
-CREATE TABLE IF NOT EXISTS rlaif_schema (version integer NOT NULL);
-CREATE TABLE IF NOT EXISTS rlaif_blocks (
+CREATE TABLE rlaif_schema (version integer NOT NULL);
+CREATE TABLE rlaif_blocks (
     id bigserial PRIMARY KEY, model text NOT NULL, created double precision NOT NULL,
     calls bytea NOT NULL
 );
 ALTER TABLE rlaif_blocks ALTER calls SET STORAGE EXTERNAL;  -- compressed already
-CREATE TABLE IF NOT EXISTS rlaif_answers (
+CREATE TABLE rlaif_answers (
     key bytea PRIMARY KEY, block bigint NOT NULL, slot integer NOT NULL,
     text bytea NOT NULL, finish text NOT NULL,
     prompt_tokens bigint NOT NULL, completion_tokens bigint NOT NULL, logprobs bytea
@@ -66,7 +67,7 @@ class PostgresTable:
 
     def __init__(self, url: str) -> None:
         self._url, self._where = url, shown(url)
-        self._idle: list[psycopg.Connection] = []
+        self._idle: list[tuple[float, psycopg.Connection]] = []  # since when
         try:
             with self._connection() as connection, connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
@@ -134,14 +135,15 @@ class PostgresTable:
         """Delete the rows of `model` written before a time; how many they are (or would be)."""
         which = """FROM rlaif_blocks WHERE (%(model)s::text IS NULL OR model = %(model)s)
                    AND (%(before)s::float8 IS NULL OR created < %(before)s)"""
-        rows = f"FROM rlaif_answers WHERE block IN (SELECT id {which})"
+        count = f"SELECT count(*) FROM rlaif_answers WHERE block IN (SELECT id {which})"
+        # in one statement: what others write meanwhile keeps its prompts
+        delete = f"""WITH gone AS (DELETE {which} RETURNING id)
+                     DELETE FROM rlaif_answers WHERE block IN (SELECT id FROM gone)"""
         values = {"model": model, "before": before}
-        with self._connection() as connection, connection.transaction():
-            (count,) = _one(connection, f"SELECT count(*) {rows}", values)
-            if not dry_run:
-                connection.execute(f"DELETE {rows}", values)
-                connection.execute(f"DELETE {which}", values)
-        return count
+        with self._connection() as connection:
+            if dry_run:
+                return _one(connection, count, values)[0]
+            return connection.execute(delete, values).rowcount
 
     def vacuum(self) -> None:
         """Let the space of deleted rows be used again (the server keeps the files' size)."""
@@ -151,32 +153,42 @@ class PostgresTable:
     def close(self) -> None:
         """Close every connection."""
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[1].close()
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:
         """Lend a connection to one thread; psycopg's errors come out as StoreError."""
         connection = None
         try:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            connection = self._lent()
             yield connection
         except (psycopg.Error, ValueError) as error:
             remedy = "see that the server is up and the URL right, then flush or run again"
             raise StoreError(str(error).strip(), where=self._where, remedy=remedy) from error
         finally:
             if connection is not None and not connection.closed:
-                self._idle.append(connection)
+                self._idle.append((time.monotonic(), connection))
+
+    def _lent(self) -> psycopg.Connection:
+        """A connection that was used of late, or a new one: what idles during a training is cut."""
+        with contextlib.suppress(IndexError):
+            while True:
+                since, connection = self._idle.pop()
+                if time.monotonic() - since < IDLE:
+                    return connection
+                connection.close()
+        return psycopg.connect(self._url, autocommit=True, connect_timeout=10)
 
     def _create(self, connection: psycopg.Connection) -> None:
-        """Make the tables if there are none; StoreError if they are newer than this program."""
-        connection.execute(TABLES)
-        (version,) = _one(connection, "SELECT max(version) FROM rlaif_schema")
-        if version is None:
+        """Make the tables if there are none; StoreError if they are newer than this program.
+
+        Tables that are there are not touched: that would wait for whoever reads or writes them.
+        """
+        if not _one(connection, "SELECT to_regclass('rlaif_schema')")[0]:
+            connection.execute(TABLES)
             connection.execute("INSERT INTO rlaif_schema VALUES (%s)", (SCHEMA,))
-        elif version > SCHEMA:
+        (version,) = _one(connection, "SELECT max(version) FROM rlaif_schema")
+        if version > SCHEMA:
             what = f"the store was made by a newer rlaif (schema {version}, this one has {SCHEMA})"
             raise StoreError(what, where=self._where, remedy="upgrade rlaif, or name another store")
 
@@ -187,10 +199,5 @@ def _one(connection: psycopg.Connection, sql: Any, values: Any = None) -> Any:
 
 
 def _records(connection: psycopg.Connection, rows: psycopg.Cursor) -> Iterator[Record]:
-    """The records of `rows`; a block is read once for all its neighbours."""
-    last, calls = None, []
-    for key, *columns, model, created, block, slot in rows:
-        if block != last:
-            sql = "SELECT calls FROM rlaif_blocks WHERE id = %s"
-            last, calls = block, unpack(_one(connection, sql, (block,))[0])
-        yield Record(key, model, created, decode(calls[slot])[1], to_answer(*columns))
+    sql = "SELECT calls FROM rlaif_blocks WHERE id = %s"
+    return to_records(rows, lambda block: _one(connection, sql, (block,))[0])

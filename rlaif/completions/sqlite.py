@@ -17,7 +17,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from rlaif.completions.calls import decode, unpack
 from rlaif.completions.table import (
     ANSWER,
     SCHEMA,
@@ -27,6 +26,7 @@ from rlaif.completions.table import (
     blocks,
     to_answer,
     to_columns,
+    to_records,
 )
 from rlaif.errors import StoreError
 from rlaif.records import Answer
@@ -243,14 +243,8 @@ def _insert_block(
 
 
 def _records(connection: sqlite3.Connection, rows: sqlite3.Cursor) -> Iterator[Record]:
-    """The records of `rows`; a block is read once for all its neighbours."""
-    last, calls = None, []
-    for key, *columns, model, created, block, slot in rows:
-        if block != last:
-            sql = "SELECT calls FROM blocks WHERE id = ?"
-            (packed,) = connection.execute(sql, (block,)).fetchone()
-            last, calls = block, unpack(packed)
-        yield Record(key, model, created, decode(calls[slot])[1], to_answer(*columns))
+    sql = "SELECT calls FROM blocks WHERE id = ?"
+    return to_records(rows, lambda block: connection.execute(sql, (block,)).fetchone()[0])
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, cast
 
-from rlaif.completions.calls import BLOCK, encode, pack
+from rlaif.completions.calls import BLOCK, decode, encode, pack, unpack
 from rlaif.records import Answer, Call
 
 SCHEMA = 1  # version of the tables below, in every database
@@ -107,6 +107,15 @@ def blocks(puts: Mapping[bytes, Put]) -> Iterator[tuple[str, bytes, list[tuple[b
             chunk = keys[start : start + BLOCK]
             calls = pack([encode(model, puts[key].call) for key in chunk])
             yield model, calls, [(key, puts[key].answer) for key in chunk]
+
+
+def to_records(rows: Iterable[Any], block_of: Callable[[int], bytes]) -> Iterator[Record]:
+    """The records of `RECORD`'s rows; a block is read once for all its neighbours."""
+    last, calls = None, []
+    for key, *columns, model, created, block, slot in rows:
+        if block != last:
+            last, calls = block, unpack(block_of(block))
+        yield Record(key, model, created, decode(calls[slot])[1], to_answer(*columns))
 
 
 def to_columns(answer: Answer) -> Columns:

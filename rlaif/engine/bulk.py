@@ -1,6 +1,6 @@
 """Many calls in one go: cached ones from the store, the rest asked, all in the order they came.
 
-Calls are taken from their iterator in chunks, in the caller's thread, and only so many chunks ahead
+Calls are taken from their iterator in parts, in the caller's thread, and only so many parts ahead
 that memory stays flat for a million calls. An answer is put into the store the moment it arrives;
 what is unanswered is never stored, so that the next run asks again.
 """
@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -29,7 +28,8 @@ from rlaif.engine.counts import Counts
 from rlaif.records import Answer, Call, Outcome
 
 WIDTH = 128
-_CHUNK = 256
+PART = 256
+"""Calls that are taken from their iterator together."""
 
 Progress = Callable[[int], object]
 """Told how many calls have just been finished; it may be called from another thread."""
@@ -77,6 +77,7 @@ class Bulk:
     width: int = WIDTH  # calls that may be asked at once
     _counts: Counts = field(default_factory=Counts)
     _asked: dict[bytes, _Job] = field(default_factory=dict)
+    _late: dict[bytes, Answer] = field(default_factory=dict)  # what a lookup may have missed
     _queue: asyncio.Queue[_Job] = field(default_factory=asyncio.Queue)
     _workers: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -88,46 +89,38 @@ class Bulk:
     def answers(
         self, calls: Iterable[Call], close: Callable[[], Coroutine[Any, Any, None]]
     ) -> Iterator[Outcome]:
-        """The outcomes in order; the requests run on an event loop in a thread of their own."""
+        """The outcome of each call, in order."""
+        for outcomes in self.by_part(in_parts(calls), close):
+            yield from outcomes
+
+    def by_part(
+        self, parts: Iterable[list[Call]], close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Iterator[list[Outcome]]:
+        """The outcomes of the calls of each part, in order; the requests run on an event loop in a
+        thread of their own."""
         with self._recorded(), _loop_in_thread(close) as loop:
             pending: deque[Callable[[], list[Outcome]]] = deque()
-            for chunk in self._chunks(calls):
+            for chunk in self._chunks(parts):
                 pending.append(asyncio.run_coroutine_threadsafe(self._finish(chunk), loop).result)
-                while len(pending) * _CHUNK > self._ahead:
-                    yield from pending.popleft()()
+                while len(pending) * PART > self._ahead:
+                    yield pending.popleft()()
             while pending:
-                yield from pending.popleft()()
+                yield pending.popleft()()
 
-    async def stream(self, calls: Iterable[Call]) -> AsyncIterator[Outcome]:
-        """The outcomes in order, on the running event loop."""
-        pending: deque[asyncio.Task[list[Outcome]]] = deque()
-        with self._recorded():
-            try:
-                for chunk in self._chunks(calls):
-                    pending.append(asyncio.create_task(self._finish(chunk)))
-                    while len(pending) * _CHUNK > self._ahead:
-                        for outcome in await pending.popleft():
-                            yield outcome
-                while pending:
-                    for outcome in await pending.popleft():
-                        yield outcome
-            finally:
-                for task in (*pending, *self._workers):
-                    task.cancel()
-
-    def _chunks(self, calls: Iterable[Call]) -> Iterator[_Chunk]:
-        rest = iter(calls)
-        while part := list(islice(rest, _CHUNK)):
+    def _chunks(self, parts: Iterable[list[Call]]) -> Iterator[_Chunk]:
+        for part in parts:
             keys = _keys(self.identity(), part) if self.store else []
             cached = self.store.get_many(keys) if self.store else {}
-            if not keys or any(key not in cached for key in keys):
+            if any(key not in cached for key in keys) if self.store else part:
                 self.needed()
             yield _Chunk(part, keys, cached)
 
     async def _finish(self, chunk: _Chunk) -> list[Outcome]:
         """The outcomes of a chunk: those in the store, and the rest from the workers."""
         keys = chunk.keys or [None] * len(chunk.calls)
-        chunk.outcomes = [chunk.cached.get(key) if key else None for key in keys]
+        chunk.outcomes = [
+            chunk.cached.get(key) or self._late.get(key) if key else None for key in keys
+        ]
         missing = [i for i, outcome in enumerate(chunk.outcomes) if outcome is None]
         self._spared(len(chunk.calls) - len(missing))
         if missing:
@@ -158,6 +151,9 @@ class Bulk:
                 outcome = await self.ask(job.call, self._counts)
                 if self.store and job.key and isinstance(outcome, Answer):
                     self.store.put(job.key, job.call, outcome, self.identity())
+                    self._late[job.key] = outcome
+                    if len(self._late) > self._ahead + PART:  # no more were under way at a lookup
+                        del self._late[next(iter(self._late))]
             except Exception as error:
                 for chunk, _ in job.places:
                     if chunk.done and not chunk.done.done():
@@ -189,6 +185,13 @@ class Bulk:
                 total.merge(self._counts)
             if self.store:
                 self.store.flush()
+
+
+def in_parts(calls: Iterable[Call]) -> Iterator[list[Call]]:
+    """The calls by `PART`."""
+    rest = iter(calls)
+    while part := list(islice(rest, PART)):
+        yield part
 
 
 def _keys(identity: str, calls: list[Call]) -> list[bytes]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator
 
 from rlaif.config.engine import EngineConfig
 from rlaif.engine import wire
@@ -21,8 +20,8 @@ from rlaif.records import Call, Outcome, Unanswered
 class Engine:
     """A client of one model, served at one or several URLs.
 
-    Stages use `answers`. The asynchronous `answer` and `stream` belong to the event loop that they
-    are called from; close their connections with `async with engine:` or `aclose()`.
+    Stages ask through a `Model`. The connections of `ask` belong to the event loop that it is
+    called from; `aclose` closes them.
     """
 
     def __init__(
@@ -54,46 +53,21 @@ class Engine:
         return self._identity
 
     def answers(
-        self,
-        calls: Iterable[Call],
-        *,
-        store: Store | None = None,
-        progress: Progress | None = None,
-        counts: Counts | None = None,
+        self, calls: Iterable[Call], *, store: Store | None = None, progress: Progress | None = None
     ) -> Iterator[Outcome]:
         """The outcome of each call, in order: `zip(calls, engine.answers(calls))`.
 
-        Takes any iterable and stays a bounded number of calls ahead. `counts`, where given, is
-        added to when the iterator ends, as `self.counts` is. Raises EngineError if the servers
-        are gone, ConfigError if a label cannot be read; a call that fails is Unanswered.
+        Takes any iterable and stays a bounded number of calls ahead. Raises EngineError if the
+        servers are gone, ConfigError if a label cannot be read; a call that fails is Unanswered.
         """
-        return self._bulk(store, progress, counts).answers(calls, self.aclose)
-
-    def stream(
-        self,
-        calls: Iterable[Call],
-        *,
-        store: Store | None = None,
-        progress: Progress | None = None,
-        counts: Counts | None = None,
-    ) -> AsyncIterator[Outcome]:
-        """`answers` for a running event loop."""
-        return self._bulk(store, progress, counts).stream(calls)
-
-    async def answer(self, call: Call) -> Outcome:
-        """The outcome of one call."""
-        return await self.ask(call, self.counts)
+        width, totals = self.config.max_in_flight, (self.counts,)
+        bulk = Bulk(self.ask, lambda: self.identity, totals, store, progress, width=width)
+        return bulk.answers(calls, self.aclose)
 
     async def aclose(self) -> None:
         """Close the connections that belong to the running event loop."""
         if link := self._links.pop(asyncio.get_running_loop(), None):
             await link.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     async def ask(self, call: Call, counts: Counts) -> Outcome:
         """The outcome of one call, counted in `counts`."""
@@ -118,8 +92,3 @@ class Engine:
             pool = Pool(self.base_urls, self.config.grace_s, self._check_alive)
             link = self._links[loop] = Link(self.config, pool)
         return link
-
-    def _bulk(self, store: Store | None, progress: Progress | None, counts: Counts | None) -> Bulk:
-        totals = (self.counts, counts) if counts is not None else (self.counts,)
-        width = self.config.max_in_flight
-        return Bulk(self.ask, lambda: self.identity, totals, store, progress, width=width)

@@ -80,7 +80,8 @@ def _read_tokens(content: bytes) -> list[int]:
     try:
         return _decoder.decode(content).tokens
     except msgspec.DecodeError as error:
-        raise wire.BadResponse(Reason.MALFORMED, f"/tokenize: {error}") from None
+        what = f"{error}: {wire.excerpt(content)}"
+        raise wire.BadResponse(Reason.MALFORMED, what) from None
 
 
 def with_label(call: Call, label: str) -> Call:

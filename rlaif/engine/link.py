@@ -4,14 +4,16 @@ Retried: 429, 5xx, resets, timeouts (exponential backoff with full jitter) and, 
 that cannot be read. Not retried: other 4xx. A server that refuses connections costs no retry; the
 pool ends the run when all of them do for too long.
 
-A call that has failed to its last retry may be at fault itself, or the servers may be down. So a
-question that any model can answer is asked: if nothing is answered for too long, that is an outage,
-and the run ends; if something is, the call is tried once more, and then given up.
+A call that has failed to its last retry, or is forbidden (403), may be at fault itself, or the
+servers may be down. So a question that any model can answer is asked: if nothing is answered for
+too long, that is an outage, and the run ends; if something is, the call is tried once more, and
+then given up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -40,10 +42,11 @@ _TOO_LONG = ("maximum context length", "max_model_len", "maximum model length", 
 
 
 class Transient(Exception):
-    """An attempt failed in a way that may pass; `wait_s` is what the server asked for."""
+    """An attempt failed in a way that may pass; `wait_s` is what the server asked for, `cost` how
+    many retries it uses up."""
 
-    def __init__(self, detail: str, wait_s: float = 0.0, *, free: bool = False) -> None:
-        self.detail, self.wait_s, self.free = detail, wait_s, free
+    def __init__(self, detail: str, wait_s: float = 0.0, *, cost: float = 1) -> None:
+        self.detail, self.wait_s, self.cost = detail, wait_s, cost
         super().__init__(detail)
 
 
@@ -70,9 +73,7 @@ class Link:
         self._config, self._pool = config, pool
         self._slots = asyncio.Semaphore(config.max_in_flight)
         self._session = _session(config)
-        self.one_at_a_time = (
-            asyncio.Lock()
-        )  # for what is looked up once, by the first that needs it
+        self.one_at_a_time = asyncio.Lock()  # for what is looked up once, by who needs it first
         self._easy = wire.encode(_EASY, config.served_name or config.model)
         self._looking = asyncio.Lock()
         self._heard = self._found_down = 0.0  # when the servers last answered, or were found down
@@ -101,11 +102,11 @@ class Link:
         self, path: str, body: bytes, read: Callable[[bytes], T], counts: Counts, retries: int
     ) -> T | Unanswered:
         deadline = time.monotonic() + self._config.deadline_s
-        failures = unreadable = 0
+        failures = unreadable = 0.0
         while True:
             counts.sent += 1
             try:
-                answer = read(await self._attempt(path, body, deadline))
+                answer = await self._attempt(path, body, read, deadline)
                 self._heard = time.monotonic()
                 return answer
             except Rejected as error:
@@ -115,7 +116,7 @@ class Link:
                 unreadable += 1
                 wait_s, last = 0.0, Unanswered(error.reason, error.detail)
             except Transient as error:
-                failures += not error.free
+                failures += error.cost
                 wait_s, last = error.wait_s, Unanswered(Reason.UNAVAILABLE, error.detail)
             if unreadable > _UNREADABLE_RETRIES or failures > retries:
                 return last
@@ -152,7 +153,9 @@ class Link:
             f"engine.deadline_s or lower engine.max_in_flight. The last attempt: {last.detail}",
         )
 
-    async def _attempt(self, path: str, body: bytes, deadline: float) -> bytes:
+    async def _attempt(
+        self, path: str, body: bytes, read: Callable[[bytes], T], deadline: float
+    ) -> T:
         server = self._pool.choose()
         url = server.url + path
         server.in_flight += 1
@@ -164,8 +167,8 @@ class Link:
             ) as response:
                 content = await response.read()
         except self._refusals as error:
-            self._pool.refused(server)
-            raise Transient(f"{url}: {error}", free=True) from None
+            self._pool.refused(server, error)
+            raise Transient(f"{url}: {error}", cost=0) from None
         except self._errors as error:
             self._pool.failed(server)
             raise Transient(f"{url}: {_named(error)}") from None
@@ -173,23 +176,28 @@ class Link:
             server.in_flight -= 1
         if response.status != 200:
             self._raise_for(response, server, url, content)
+        try:
+            answer = read(content)
+        except wire.BadResponse as error:
+            self._pool.failed(server)
+            raise wire.BadResponse(error.reason, f"{url}: {error.detail}") from None
         self._pool.worked(server)
-        return content
+        return answer
 
     def _raise_for(
         self, response: aiohttp.ClientResponse, server: Server, url: str, content: bytes
     ) -> NoReturn:
         status = response.status
-        detail = f"{url}: HTTP {status}: {_excerpt(content)}"
-        if status == 429:
-            raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
-        if status >= 500 or status in (408, 425):
+        detail = f"{url}: HTTP {status}: {wire.excerpt(content)}"
+        if status >= 500 or status in (408, 425, 429):
             self._pool.failed(server)
             raise Transient(detail, _retry_after(response.headers.get("Retry-After")))
         self._pool.worked(server)
+        if status == 403 and url.endswith(_CHAT):  # the key, or this one prompt at a gateway
+            raise Transient(detail, cost=math.inf)
         if status in (401, 403, 404, 405):
-            kind = NotOffered if status in (404, 405) else EngineError
-            raise kind(_excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
+            kind = EngineError if status == 401 else NotOffered
+            raise kind(wire.excerpt(content), where=f"{url}: HTTP {status}", remedy=_fix(status))
         if status == 413 or any(mark in detail for mark in _TOO_LONG):
             raise Rejected(Reason.TOO_LONG, detail)
         raise Rejected(Reason.REFUSED, detail)
@@ -211,7 +219,7 @@ def _session(config: EngineConfig) -> aiohttp.ClientSession:
     )
 
 
-def _jitter(failures: int) -> float:
+def _jitter(failures: float) -> float:
     first, most = _BACKOFF_S
     return random.uniform(0, min(most, first * 2.0 ** (failures - 1)))
 
@@ -230,11 +238,7 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__} {error}".strip()
 
 
-def _excerpt(content: bytes) -> str:
-    return content[:300].decode("utf-8", "replace").strip() or "(no body)"
-
-
 def _fix(status: int) -> str:
-    if status in (401, 403):
+    if status == 401:
         return "check the key in the variable that engine.api_key_env names"
     return "check engine.base_urls and engine.served_name against the server's /v1/models"

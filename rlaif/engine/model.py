@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
 
 from rlaif.config.engine import EngineConfig
 from rlaif.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _NOTES = (".md", ".txt.lock", ".gitattributes", "recipe.json", "trainer_state.json")
@@ -133,10 +136,13 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if size > 1 << 26:  # small files are quicker to read again than to look up
-        note.parent.mkdir(parents=True, exist_ok=True)
-        draft = note.with_suffix(f".{os.getpid()}")
-        draft.write_text(digest, "ascii")
-        draft.replace(note)
+        try:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            draft = note.with_suffix(f".{os.getpid()}")
+            draft.write_text(digest, "ascii")
+            draft.replace(note)
+        except OSError as error:
+            log.info("%s is read again by the next process: %s", path, error)
     return digest
 
 

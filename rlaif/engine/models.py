@@ -14,10 +14,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property, partial
+from itertools import islice
 from typing import Self, TypeVar
 
 from rlaif.config.engine import EngineConfig
-from rlaif.engine.bulk import WIDTH, Bulk, Progress, Store
+from rlaif.engine.bulk import PART, WIDTH, Bulk, Progress, Store, in_parts
 from rlaif.engine.client import Engine
 from rlaif.engine.counts import Counts
 from rlaif.engine.model import check_servable, identity
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 NEARLY_ALL = 0.9  # share of calls without an answer that is an error
 FEW = 20  # calls, below which all that the model was asked so far counts
 MANY = 1000  # calls without a single answer are enough to know
+UNITS = 16 * PART  # that are asked together, at most
 
 Unit = TypeVar("Unit")
 
@@ -83,6 +85,32 @@ class Model:
             EngineError: the servers are gone, or (nearly) no call has an answer. Then something is
                 wrong that can be fixed, and a stage without answers would hide it.
         """
+        for outcomes in self._by_part(in_parts(calls), what, total):
+            yield from outcomes
+
+    def each(
+        self,
+        units: Iterable[tuple[Unit, list[Call]]],
+        what: str = "",
+        total: int | None = None,
+    ) -> Iterator[tuple[Unit, list[Outcome]]]:
+        """Each unit with the outcomes of its calls, in order, however many units there are."""
+        waiting: deque[list[tuple[Unit, int]]] = deque()
+
+        def parts() -> Iterator[list[Call]]:
+            for portion in _portions(units):
+                waiting.append([(unit, len(calls)) for unit, calls in portion])
+                yield [call for _, calls in portion for call in calls]
+
+        for outcomes in self._by_part(parts(), what, total):
+            rest = iter(outcomes)
+            for unit, n in waiting.popleft():
+                yield unit, list(islice(rest, n))
+
+    def _by_part(
+        self, parts: Iterable[list[Call]], what: str, total: int | None
+    ) -> Iterator[list[Outcome]]:
+        """The outcomes of each part; every outcome is counted, and nearly none are an error."""
         engine: list[Engine | ScriptedEngine] = []
 
         def needed() -> None:
@@ -104,46 +132,39 @@ class Model:
                 needed=needed,
                 width=self._width,
             )
-            outcomes = Counts()
-            for outcome in bulk.answers(calls, close):
-                outcomes.add(outcome)
-                if isinstance(outcome, Unanswered):
-                    self._warn(what, outcome)
-                    if outcomes.calls == MANY and not outcomes.answered:
-                        _check_answered(outcomes, what)
-                yield outcome
-        self._outcomes.merge(outcomes)
-        _check_answered(self._outcomes if outcomes.calls < FEW else outcomes, what)
-
-    def each(
-        self,
-        units: Iterable[tuple[Unit, list[Call]]],
-        what: str = "",
-        total: int | None = None,
-    ) -> Iterator[tuple[Unit, list[Outcome]]]:
-        """Each unit with the outcomes of its calls, in order, however many units there are."""
-        waiting: deque[tuple[Unit, int]] = deque()
-
-        def calls() -> Iterator[Call]:
-            for unit, asked in units:
-                waiting.append((unit, len(asked)))
-                yield from asked
-
-        got: list[Outcome] = []
-        for outcome in self.answers(calls(), what, total):
-            got.append(outcome)
-            while waiting and len(got) >= waiting[0][1]:
-                unit, n = waiting.popleft()
-                yield unit, got[:n]
-                got = got[n:]
-        for unit, _ in waiting:  # the last ones may have had no call
-            yield unit, []
+            counts = Counts()
+            for outcomes in bulk.by_part(parts, close):
+                for outcome in outcomes:
+                    counts.add(outcome)
+                    if isinstance(outcome, Unanswered):
+                        self._warn(what, outcome)
+                        if counts.calls == MANY and not counts.answered:
+                            _check_answered(counts, what)
+                yield outcomes
+        self._outcomes.merge(counts)
+        _check_answered(self._outcomes if counts.calls < FEW else counts, what)
 
     def _warn(self, what: str, lost: Unanswered) -> None:
         """Once for each reason."""
         if lost.reason not in self._warned and lost.reason is not Reason.PLANNED:
             self._warned.add(lost.reason)
             log.warning("%s: a call has no answer (%s): %s", what, lost.reason, lost.detail)
+
+
+def _portions(
+    units: Iterable[tuple[Unit, list[Call]]],
+) -> Iterator[list[tuple[Unit, list[Call]]]]:
+    """Units that are asked together: as many as have `PART` calls, for not all have one."""
+    portion: list[tuple[Unit, list[Call]]] = []
+    calls = 0
+    for unit in units:
+        portion.append(unit)
+        calls += len(unit[1])
+        if calls >= PART or len(portion) >= UNITS:
+            yield portion
+            portion, calls = [], 0
+    if portion:
+        yield portion
 
 
 def _check_answered(outcomes: Counts, what: str) -> None:

@@ -46,22 +46,23 @@ class Pool:
         server.failures, server.avoid_until, server.refusing_since = 0, 0.0, None
 
     def failed(self, server: Server) -> None:
-        """A 5xx, a reset or a timeout: others are preferred for a while."""
+        """No answer that can be used: others are preferred for a while."""
         first, most = _PENALTY_S
         server.avoid_until = time.monotonic() + min(most, first * 2.0**server.failures)
-        server.failures = min(server.failures + 1, 16)
+        server.failures, server.refusing_since = min(server.failures + 1, 16), None
 
-    def refused(self, server: Server) -> None:
+    def refused(self, server: Server, why: object) -> None:
         """Nobody listens there. Once that holds for all servers for too long, the run ends."""
         if self._check_alive:
             self._check_alive()
-        self.failed(server)
         now = time.monotonic()
-        server.refusing_since = server.refusing_since or now
+        since = server.refusing_since or now
+        self.failed(server)
+        server.refusing_since = since
         down = [s.refusing_since for s in self.servers if s.refusing_since is not None]
         if len(down) == len(self.servers) and now - max(down) >= self.grace_s:
             raise EngineError(
-                f"no model server has accepted a connection for {self.grace_s:g} s",
+                f"no model server has accepted a connection for {self.grace_s:g} s: {why}",
                 where=", ".join(s.url for s in self.servers),
                 remedy="start the server, or correct engine.base_urls; then run again: "
                 "finished calls are kept",

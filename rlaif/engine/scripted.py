@@ -9,8 +9,7 @@ For tests and examples: no model, no server, the same answers every time.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rlaif.engine.bulk import Bulk, Progress, Store
 from rlaif.engine.counts import Counts
@@ -33,39 +32,14 @@ class ScriptedEngine:
         self.asked: list[Call] = []
 
     def answers(
-        self,
-        calls: Iterable[Call],
-        *,
-        store: Store | None = None,
-        progress: Progress | None = None,
-        counts: Counts | None = None,
+        self, calls: Iterable[Call], *, store: Store | None = None, progress: Progress | None = None
     ) -> Iterator[Outcome]:
         """The outcome of each call, in order."""
-        return self._bulk(store, progress, counts).answers(calls, self.aclose)
-
-    def stream(
-        self,
-        calls: Iterable[Call],
-        *,
-        store: Store | None = None,
-        progress: Progress | None = None,
-        counts: Counts | None = None,
-    ) -> AsyncIterator[Outcome]:
-        """`answers` for a running event loop."""
-        return self._bulk(store, progress, counts).stream(calls)
-
-    async def answer(self, call: Call) -> Outcome:
-        """The outcome of one call."""
-        return await self.ask(call, self.counts)
+        bulk = Bulk(self.ask, lambda: self.identity, (self.counts,), store, progress)
+        return bulk.answers(calls, self.aclose)
 
     async def aclose(self) -> None:
         """Nothing to close."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     async def ask(self, call: Call, counts: Counts) -> Outcome:
         """The outcome of one call, counted in `counts`."""
@@ -86,10 +60,6 @@ class ScriptedEngine:
                 remedy="add the call's last message to the mapping",
             )
         return self._script[last]
-
-    def _bulk(self, store: Store | None, progress: Progress | None, counts: Counts | None) -> Bulk:
-        totals = (self.counts,) if counts is None else (self.counts, counts)
-        return Bulk(self.ask, lambda: self.identity, totals, store, progress)
 
 
 def _outcome(call: Call, reply: Reply) -> Outcome:

@@ -90,7 +90,7 @@ def _reserved_port() -> Iterator[int]:
 def _wait_until_healthy(child: Child, port: int, config: EngineConfig) -> None:
     start = time.monotonic()
     with _Elapsed("vLLM is starting") as show:
-        while not _healthy(f"http://127.0.0.1:{port}"):
+        while _ailment(f"http://127.0.0.1:{port}"):
             _check_alive(child, "the server died while it was starting")
             if time.monotonic() - start > config.startup_timeout_s:
                 raise ServerDied(
@@ -117,26 +117,28 @@ def _check_alive(child: Child, what: str) -> None:
 
 def _check_health(url: str, config: EngineConfig) -> None:
     deadline = time.monotonic() + config.grace_s
-    while not _healthy(url):
+    while why := _ailment(url):
         if time.monotonic() > deadline:
             raise EngineError(
-                "no healthy model server",
+                f"no healthy model server: {why}",
                 where=url,
                 remedy=f"start it, or correct engine.base_urls; {url}/health must answer 200",
             )
         time.sleep(_POLL_S)
 
 
-def _healthy(url: str) -> bool:
+def _ailment(url: str) -> str:
+    """Why a server is not healthy; nothing if it is."""
     parts = urlsplit(url)
     https = parts.scheme == "https"
     connect = http.client.HTTPSConnection if https else http.client.HTTPConnection
     connection = connect(parts.netloc, timeout=5)
     try:
         connection.request("GET", f"{parts.path}/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        status = connection.getresponse().status
+        return "" if status == 200 else f"HTTP {status}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__} {error}".strip()
     finally:
         connection.close()
 

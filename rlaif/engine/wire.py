@@ -40,7 +40,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    content: str
+    content: str | None  # null: all of it was thought (vLLM's --reasoning-parser)
 
 
 class _Choice(msgspec.Struct):
@@ -130,7 +130,7 @@ def decode(body: bytes, label_ids: tuple[int, ...] = ()) -> Answer:
     if usage.prompt_tokens < 0 or usage.completion_tokens < 0:
         raise BadResponse(Reason.MALFORMED, "a negative token count")
     return Answer(
-        choice.message.content,
+        choice.message.content or "",
         finish,
         usage.prompt_tokens,
         usage.completion_tokens,
@@ -148,7 +148,13 @@ def _parse(body: bytes) -> _Completion:
         json.dumps(loads, ensure_ascii=False).encode()  # half of a character is no text
         return msgspec.convert(loads, _Completion)
     except (ValueError, msgspec.ValidationError, RecursionError):
-        raise BadResponse(Reason.MALFORMED, f"not a chat completion: {strict}") from None
+        what = f"not a chat completion: {strict}: {excerpt(body)}"
+        raise BadResponse(Reason.MALFORMED, what) from None
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a response, for a message."""
+    return body[:300].decode("utf-8", "replace").strip() or "(no body)"
 
 
 def _label_logprobs(logprobs: _Logprobs | None, label_ids: tuple[int, ...]) -> tuple[float, ...]:
@@ -160,6 +166,9 @@ def _label_logprobs(logprobs: _Logprobs | None, label_ids: tuple[int, ...]) -> t
 
 
 def _sound(logprob: float | None, token_id: int) -> float:
-    if logprob is None or not math.isfinite(logprob) or not MISSING < logprob <= 0:
+    if logprob is None:
+        why = "the server may not know logprob_token_ids (vLLM 0.32 does)"
+        raise BadResponse(Reason.NOT_A_NUMBER, f"no log-probability of token {token_id}: {why}")
+    if not math.isfinite(logprob) or not MISSING < logprob <= 0:
         raise BadResponse(Reason.NOT_A_NUMBER, f"log-probability of token {token_id}: {logprob}")
     return logprob

@@ -20,8 +20,9 @@ from collections import Counter
 from hashlib import sha256
 from typing import ClassVar
 
-FAULTS = ("429", "5xx", "timeout", "reset", "malformed", "truncated", "nan")
+FAULTS = ("403", "429", "5xx", "timeout", "reset", "malformed", "truncated", "nan")
 HANG_S = 30.0
+GARBAGE = [b"<html>oops", b'{"choices": [], "error": "oops"}', b'["oops"]', b"\xff{oops"]
 
 
 def text_for(prompt: str) -> str:
@@ -98,6 +99,8 @@ class Faulty(asyncio.Protocol):
             return self._send(b"{}")
         if path == "/stats":
             return self._send(json.dumps(self.stats).encode())
+        if path == "/tokenize" and b"no tokens" in body:
+            return self._misbehave("403", json.loads(body))
         if path == "/tokenize":
             return self._send(tokens(json.loads(body)))
         fault = _poison(body) or self._fault()
@@ -119,6 +122,8 @@ class Faulty(asyncio.Protocol):
         good = completion(request)
         if fault == "429":
             return self._send(b'{"error": "slow down"}', "429 Too Many", b"Retry-After: 0.1\r\n")
+        if fault == "403":
+            return self._send(b'{"error": "flagged"}', "403 Forbidden")
         if fault == "5xx":
             return self._send(b"oops", self.dice.choice(["500 Error", "502 Bad", "503 Busy"]))
         if fault == "timeout":
@@ -129,7 +134,7 @@ class Faulty(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return self._transport.abort()
         if fault == "malformed":
-            return self._send(self.dice.choice([b"<html>", b'{"choices": []}', b"[]", b"\xff{"]))
+            return self._send(self.dice.choice(GARBAGE))
         if fault == "truncated" and self.dice.random() < 0.5:
             return self._send(good[: len(good) // 2])
         if fault == "truncated":
