@@ -298,6 +298,10 @@ SHARE = Share(90, 100).json()
             "may be chance",
         ),
         (
+            {"violations__change__policy": {"value": 0.1, "low": 0.05, "high": 0.2}},
+            "More answers break a principle than before.",
+        ),
+        (
             {"principles__harm__change__policy": {"value": 0.1, "low": 0.05, "high": 0.2}},
             "More answers violate “harm”",
         ),

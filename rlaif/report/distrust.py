@@ -78,9 +78,11 @@ def _evidence(figures: Mapping[str, Any]) -> Iterator[Doubt]:
         )
     change = violations.get("change", {}).get(trained)
     if change and change["high"] is not None and change["high"] >= 0:
+        chance = "The change in violations may be chance, or there is none."
         yield Doubt(
-            "The change in violations may be chance, or there is none.",
-            f"Its 95% interval reaches from {_points(change['low'])} to {_points(change['high'])}.",
+            "More answers break a principle than before." if change["low"] > 0 else chance,
+            f"The change's 95% interval reaches from {_points(change['low'])} to "
+            f"{_points(change['high'])}.",
             serious=True,
         )
     for id, shares in figures.get("principles", {}).items():
