@@ -121,7 +121,7 @@ def test_equal_models_differ_by_nothing_but_not_surely() -> None:
 
 def test_undefined_says_why() -> None:
     assert share(Clusters(2)).json() == {
-        "value": None, "low": None, "high": None, "n": 0, "why": "no answers"
+        "value": None, "low": None, "high": None, "n": 0, "why": "nothing to count"
     }  # fmt: skip
     none_helped = Clusters(4)
     none_helped.add(1, 1, 0, 1)
@@ -330,6 +330,19 @@ def test_without_an_oracle_the_judge_speaks_and_says_so(tmp_path: Path) -> None:
     assert found["helpfulness"]["policy"]["n"] > 0  # wins under principles tagged helpful
     assert found["well_formed"]["policy"]["why"]
     assert not any(s.truth for s in played.samples)
+
+
+def test_where_the_oracle_knows_no_prompt_the_judge_speaks(tmp_path: Path) -> None:
+    file, asked = tmp_path / "p.jsonl", tmp_path / "prompts"
+    told = [{"prompt": f"Who was Ada {n}?", "split": "heldout" if n else "train"} for n in range(5)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in told), "utf-8")
+    asked.mkdir()
+    prompts(asked, config(prompts=file).prompts, seed=0)
+    models = {name: Model.of(ScriptedEngine(_reply, identity=name)) for name in three()}
+    found = Played(tmp_path, models, models["seed"]).run()
+    assert found["by"] == "judge"
+    assert found["violations"] == found["judged"]["violations"]
+    assert found["violations"]["policy"]["n"] == 4
 
 
 def test_a_fault_outside_the_constitution_is_still_seen(tmp_path: Path) -> None:

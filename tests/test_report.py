@@ -397,6 +397,23 @@ def test_headline_never_claims_a_fall_that_may_be_chance() -> None:
     assert "fell from" in headline({"violations": shares | {"change": change}})
 
 
+def test_headline_of_an_evaluation_without_an_answer_says_so() -> None:
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
+    figures = {"violations": {"seed": nothing, "policy": nothing}, "missing": []}
+    assert headline(figures) == "This run has no answers to compare"
+
+
+def test_the_change_is_told_without_an_oracle_too(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path / "run")
+    unknown = {"value": None, "low": None, "high": None, "n": 0, "why": "needs an oracle"}
+    helpful = figures_of(run)["helpfulness"] | {"kept": unknown}
+    metrics(copy, "evaluation", helpfulness=helpful, unknown_prompts=7)
+    text = " ".join(Page(report(copy).read_text("utf-8")).texts)
+    assert "Violations changed by" in text
+    assert "is kept" not in text
+    assert "but for 7 prompts that are not of its world" in text
+
+
 def test_plots_take_what_there_is() -> None:
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     assert "not measured" in strip({"seed": nothing}, 1.0)

@@ -116,8 +116,8 @@ def figures(
 ) -> dict[str, Any]:
     """The figures of an evaluation's rows, as JSON values; `faults`: what an oracle tells apart.
 
-    `violations`, `principles`, `helpfulness` and `well_formed` are the oracle's where there is one,
-    else the judge's; `by` says whose. `judged` is always the judge's.
+    `violations`, `principles`, `helpfulness` and `well_formed` are the oracle's where it knows any
+    of the prompts, else the judge's; `by` says whose. `judged` is always the judge's.
     """
     counted = _Figures(models)
     ids = [p.id for p in constitution.principles if p.weight and p.critique]
@@ -126,9 +126,9 @@ def figures(
     won = wins(folder / "wins.jsonl", constitution)
     judged = {"violations": counted.judged.shares(), "principles": _each(counted.judged_by)}
     return {
-        "by": "oracle" if faults else "judge",
+        "by": "oracle" if counted.known else "judge",
         "prompts": counted.prompts,
-        **(_told(counted) if faults else judged | _untold(models, won)),
+        **(_told(counted) if counted.known else judged | _untold(models, won)),
         "judged": judged,
         "judge": {
             "accuracy": {id: Share(*n).json() for id, n in sorted(counted.right.items())},

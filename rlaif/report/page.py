@@ -57,7 +57,8 @@ def headline(figures: Mapping[str, Any]) -> str:
     trained = "policy" if violations.get("policy", {}).get("value") is not None else "finetuned"
     before, after = violations.get("seed", {}), violations.get(trained, {})
     if before.get("value") is None or after.get("value") is None:
-        return "This run is not evaluated yet"
+        missing = "evaluation" in figures["missing"]
+        return f"This run {'is not evaluated yet' if missing else 'has no answers to compare'}"
     change = violations.get("change", {}).get(trained, {})
     verb = "went from"
     if (change.get("high") or 0) < 0:
@@ -101,8 +102,8 @@ def _calibration(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rounds(figures: Mapping[str, Any]) -> Any:
-    found = figures.get("rounds")
-    if not found:
+    found = figures.get("rounds", ())
+    if not any(round["violations"]["n"] for round in found):
         return None
     kinds = {"violations": "violations", "helpful": "helpfulness"}
     series = {name: [round[key] for round in found] for name, key in kinds.items()}
