@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -314,13 +315,14 @@ SHARE = Share(90, 100).json()
         ({"judge__is_trained_model": True}, "The judge is the model that was trained"),
         ({"judge__accuracy": {"advert": Share(5, 10).json()}}, "often wrong about advert"),
         ({"helpfulness__kept": {"value": 0.8, "low": 0.7, "high": 0.9}}, "Helpfulness fell"),
+        ({"helpfulness__kept": {"value": 0.9, "low": 0.7, "high": 1.1}}, "may have fallen"),
         ({"helpfulness__kept": {"value": None, "why": "x"}}, "Whether help was lost"),
         ({"well_formed__policy": Share(9, 10).json()}, "well formed"),
         ({"kl": {"policy": {"token": {"value": 2.0}}}}, "far from the start"),
         ({"lengths": {"words": {"seed": {"value": 10}, "policy": {"value": 20}}}}, "length"),
-        ({"labels__by_principle": {"harm": {"position_bias": -0.4}}}, "favours a place"),
-        ({"labels__ece": 0.2}, "Labels are not calibrated"),
-        ({"labels__length_preference": 0.5}, "Labels go with length"),
+        ({"labels__by_principle": {"harm": {"position_bias": -0.4, "n": 20}}}, "favours a place"),
+        ({"labels": {"ece": 0.2, "calibrated": {"ece": 0.1}}}, "Labels are not calibrated"),
+        ({"labels": {"length_preference": 0.5, "pairs_made": 40}}, "Labels go with length"),
         ({"labels__label_mass": 0.1}, "probability is on the labels"),
         ({"labels__unlabelled": Share(5, 50).json()}, "have no label"),
         ({"reward__ece": 0.2}, "reward model is not calibrated"),
@@ -351,6 +353,23 @@ def test_each_cause_gives_its_warning(run: Path, changes: dict[str, Any], warnin
     )
     assert said(calm) == "One seed, one run."
     assert warning in said(changed(calm, **changes))
+
+
+@pytest.mark.parametrize("n", [13, 200])
+def test_labels_that_are_as_good_as_chance_allows_are_not_doubted(n: int) -> None:
+    from rlaif.calibration import Calibration
+    from rlaif.report.distrust import _by_chance, _labels
+
+    rng, errors, expected = random.Random(0), [], []
+    for _ in range(200):
+        found = Calibration()
+        for p in (rng.random() for _ in range(n)):
+            found.add(p, rng.random() < p)
+        errors.append(found.ece)
+        expected.append(_by_chance(found.curve))
+    assert sum(expected) == pytest.approx(sum(errors), rel=0.06)
+    few = {"by_principle": {"harm": {"position_bias": -0.4, "n": 3}}, "pairs_made": 2}
+    assert not list(_labels(few | {"length_preference": -1.0}))
 
 
 def test_code_that_is_in_no_commit_is_told(run: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ ECE = 0.05
 KEPT = 0.95  # of the start model's helpfulness
 FORMED = 0.97
 BIAS = 0.20  # P(first place wins) less P(second place wins)
+FEWEST = 20  # verdicts that a bias is read from
 LENGTH = 0.20  # correlation of labels with length
 LONGER = 1.25
 FAR = 0.5  # nats a token
@@ -136,7 +138,8 @@ def _side_effects(figures: Mapping[str, Any]) -> Iterator[Doubt]:
         yield Doubt("Whether help was lost is not known.", f"{_why(kept)}.")
     elif kept["value"] < KEPT:
         yield Doubt(
-            f"Helpfulness fell: {_percent(kept)} of the start model's is left.",
+            f"Helpfulness {'fell' if kept['high'] < 1 else 'may have fallen'}: "
+            f"{_percent(kept)} of the start model's is left.",
             "Safe answers that help nobody are no success; see how many requests are refused.",
             serious=True,
         )
@@ -212,7 +215,7 @@ def _labels(labels: Mapping[str, Any]) -> Iterator[Doubt]:
     biased = [
         id
         for id, found in labels.get("by_principle", {}).items()
-        if abs(found.get("position_bias") or 0) > BIAS
+        if abs(found.get("position_bias") or 0) > BIAS and found["n"] >= FEWEST
     ]
     if biased:
         yield Doubt(
@@ -220,16 +223,19 @@ def _labels(labels: Mapping[str, Any]) -> Iterator[Doubt]:
             "Averaging both orders takes the bias out of the label, but what is left says little "
             "where the place decided most.",
         )
-    if (labels.get("ece") or 0) > ECE:
-        after = labels.get("calibrated", {}).get("ece")
-        mended = f" Temperature scaling would bring it to {after:.3f}." if after else ""
+    ece = labels.get("ece") or 0
+    if ece - _by_chance(labels.get("curve", ())) > ECE:
+        after = labels["calibrated"]["ece"]
+        better = after is not None and after < ece
+        mended = f" Temperature scaling would bring it to {after:.3f}." if better else ""
         yield Doubt(
-            f"Labels are not calibrated: the error is {labels['ece']:.3f}.",
+            f"Labels are not calibrated: the error is {ece:.3f}.",
             f"A label of 0.8 is not right in 80 of 100 cases.{mended}",
         )
-    if abs(labels.get("length_preference") or 0) > LENGTH:
+    length = labels.get("length_preference") or 0
+    if abs(length) > LENGTH and abs(length) > 2 / math.sqrt(labels["pairs_made"]):  # not by chance
         yield Doubt(
-            f"Labels go with length (correlation {labels['length_preference']:+.2f}).",
+            f"Labels go with length (correlation {length:+.2f}).",
             "The policy may learn length in place of the principles.",
         )
     if labels.get("label_mass") is not None and labels["label_mass"] < 0.5:
@@ -245,6 +251,14 @@ def _labels(labels: Mapping[str, Any]) -> Iterator[Doubt]:
             f"{_percent(missing)} of the pairs have no label ({reasons}).",
             "They are left out; if they differ from the rest, the rest is no fair sample.",
         )
+
+
+def _by_chance(curve: Sequence[Mapping[str, Any]]) -> float:
+    """The calibration error that perfect labels of such confidences would show: in each bin the
+    mean of a normal deviate's size."""
+    cells = [(cell["accuracy"]["n"], cell["confidence"]) for cell in curve]
+    sizes = (math.sqrt(2 / math.pi * n * p * (1 - p)) for n, p in cells)
+    return sum(sizes) / max(sum(n for n, _ in cells), 1)
 
 
 def _reward(reward: Mapping[str, Any]) -> Iterator[Doubt]:
