@@ -168,6 +168,15 @@ def test_the_page_says_what_the_figures_say(run: Path, page: str) -> None:
     assert "rlaif trace" in text
 
 
+def test_what_a_reward_is_held_against_is_named(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path / "run")
+    metrics(copy, "reward", raw={"ece": 0.071}, calibrated={"ece": 0.042})
+    text = report(copy).read_text("utf-8")
+    assert text.count("share that is right") == 1  # the labels', against the oracle
+    assert text.count("the judge&#39;s mean label") == 1
+    assert "on one half 0.071, after temperature scaling 0.042" in text
+
+
 def test_every_plot_is_named_and_in_bounds(page: str) -> None:
     drawn = re.findall(r"<svg.*?</svg>", page, re.S)
     assert drawn
@@ -438,7 +447,7 @@ def test_plots_take_what_there_is() -> None:
     assert "not measured" in strip({"seed": nothing}, 1.0)
     assert ceiling([Share(3, 100).json()]) == 0.1
     assert ceiling([nothing]) == 1.0
-    bare = calibration({"label": [{"confidence": 1.0, "accuracy": {"value": 1.0, "n": 3}}]}, "x")
+    bare = calibration([{"confidence": 1.0, "accuracy": {"value": 1.0, "n": 3}}], "x", "y")
     assert "whisker" not in bare
     assert "polyline" in loss([(1.0, 0.5), (2.0, 0.5)], "flat")
     assert "&lt;b&gt;" in strip({"<b>": SHARE}, 1.0)

@@ -90,15 +90,15 @@ def _principles(figures: Mapping[str, Any], models: list[str]) -> list[tuple[str
 
 def _calibration(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Calibration plots of the labels and of the reward model, where there are curves."""
-    labels, reward = figures["labels"], figures["reward"]
-    out = {}
-    if labels.get("curve"):
-        curves = {"label": labels["curve"]}
-        out["labels"] = plots.calibration(curves, "Calibration of the labels")
-    if reward.get("curve"):
-        curves = {"label": reward["curve"]}
-        out["reward"] = plots.calibration(curves, "Calibration of the reward model")
-    return out
+    drawn = {
+        "labels": ("Calibration of the labels", "share that is right"),
+        "reward": ("Calibration of the reward model", "the judge's mean label"),
+    }
+    return {
+        of: plots.calibration(figures[of]["curve"], *names)
+        for of, names in drawn.items()
+        if figures[of].get("curve")
+    }
 
 
 def _rounds(figures: Mapping[str, Any]) -> Any:
