@@ -426,6 +426,18 @@ def test_labels_of_one_prompt_are_no_independent_draws() -> None:
     assert (other.low, other.high) == pytest.approx((one.low, one.high), abs=1e-3)
 
 
+def test_the_judge_is_no_surer_for_three_models_that_say_the_same(tmp_path: Path) -> None:
+    same = player("seed")
+    models = dict.fromkeys(three(), same)
+    found = Played(tmp_path, models, player("judge")).run()["judge"]["accuracy"]
+    unsure = [accuracy for accuracy in found.values() if accuracy["value"] < 1]
+    assert unsure
+    for accuracy in unsure:
+        alone = Share(round(40 * accuracy["value"]), 40).interval
+        assert accuracy["n"] == 120
+        assert (accuracy["low"], accuracy["high"]) == pytest.approx(alone, abs=0.02)
+
+
 def test_pointwise_labels_have_no_order(tmp_path: Path) -> None:
     verdict = Verdict("insult", 0.2, (0.8, 0.1))
     found = label_quality(preferred(tmp_path / "pairs", verdict, method="pointwise"), sandbox)

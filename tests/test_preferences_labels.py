@@ -176,14 +176,28 @@ def test_principles_are_drawn_for_the_prompt_by_weight() -> None:
 def test_figures_of_verdicts_by_hand() -> None:
     figures = Figures()
     for orders in ((0.9, 0.7), (0.6, 0.2), (0.95, 0.85)):
-        figures.add(Verdict("p", sum(orders) / 2, orders), pairwise=True)
-    figures.add(Verdict("p", None, unlabelled="refused"), pairwise=True)
+        figures.add(Verdict("p", sum(orders) / 2, orders), f"{orders}", pairwise=True)
+    figures.add(Verdict("p", None, unlabelled="refused"), "other", pairwise=True)
     found = figures.json()
     assert (found["n"], found["unlabelled"]) == (3, {"refused": 1})
     assert found["mean_target"] == pytest.approx(0.7)
     assert found["position_bias"] == pytest.approx((0.2 + 0.4 + 0.1) / 3, rel=1e-5)
     assert found["consistent"]["value"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["confident"]["value"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_verdicts_on_one_prompt_are_no_independent_draws() -> None:
+    once, often = Figures(), Figures()
+    for i in range(200):
+        verdict = Verdict("harm", 0.9, (0.9, 0.9)) if i % 5 else Verdict("harm", 0.6, (0.9, 0.3))
+        once.add(verdict, f"{i}", pairwise=True)
+        for _ in range(6):
+            often.add(verdict, f"{i}", pairwise=True)
+    one, other = once.json(), often.json()
+    assert other["position_bias"] == pytest.approx(one["position_bias"])
+    for name in ("consistent", "confident"):
+        assert (one[name]["value"], one[name]["n"], other[name]["n"]) == (0.8, 200, 1200)
+        assert other[name]["low"] == pytest.approx(one[name]["low"], abs=1e-3)
 
 
 def test_a_taste_for_length_is_seen() -> None:
