@@ -381,6 +381,17 @@ def test_labels_that_are_as_good_as_chance_allows_are_not_doubted(n: int) -> Non
     assert not list(_labels(few | {"length_preference": -1.0}))
 
 
+@pytest.mark.parametrize(
+    ("state", "so"),
+    [("fail", "what people contradict"), ("open", "not proven"), ("overridden", "not proven")],
+)
+def test_an_audit_that_proves_nothing_contradicts_nothing(state: str, so: str) -> None:
+    from rlaif.report.distrust import _audit
+
+    (doubt,) = _audit({"state": state, "sentence": "12 items are judged"})
+    assert so in doubt.so
+
+
 def test_code_that_is_in_no_commit_is_told(run: Path) -> None:
     assert "in no commit" in said(figures_of(run), {"dirty": True})
     assert "not known" in said(figures_of(run), {"commit": None})

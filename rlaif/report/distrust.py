@@ -186,7 +186,9 @@ def _audit(gate: Mapping[str, Any]) -> Iterator[Doubt]:
     if gate and gate["state"] != "pass":
         yield Doubt(
             f"The audit of the labels did not pass: {gate['sentence']}.",
-            "What is trained on them learns what people contradict.",
+            "What is trained on them learns what people contradict."
+            if gate["state"] == "fail"
+            else "That people agree with them is not proven.",
             serious=gate["state"] in ("fail", "overridden"),
         )
         return
