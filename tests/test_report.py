@@ -331,6 +331,7 @@ SHARE = Share(90, 100).json()
         ({"lengths": {"words": {"seed": {"value": 10}, "policy": {"value": 20}}}}, "length"),
         ({"labels__by_principle": {"harm": {"position_bias": -0.4, "n": 20}}}, "favours a place"),
         ({"labels": {"ece": 0.2, "calibrated": {"ece": 0.1}}}, "Labels are not calibrated"),
+        ({"labels": {"accuracy": Share(6, 10).json()}}, "labels may be no better than a coin"),
         ({"labels": {"length_preference": 0.5, "pairs_made": 40}}, "Labels go with length"),
         ({"labels__label_mass": 0.1}, "probability is on the labels"),
         ({"labels__unlabelled": Share(5, 50).json()}, "have no label"),

@@ -225,6 +225,11 @@ def _labels(labels: Mapping[str, Any]) -> Iterator[Doubt]:
             "Averaging both orders takes the bias out of the label, but what is left says little "
             "where the place decided most.",
         )
+    if _coin(accuracy := labels.get("accuracy", {})):
+        yield Doubt(
+            "The labels may be no better than a coin.",
+            f"The oracle finds {_percent(accuracy)} of {accuracy['n']:,} verdicts right.",
+        )
     ece = labels.get("ece") or 0
     if ece - _by_chance(labels.get("curve", ())) > ECE:
         after = labels["calibrated"]["ece"]
@@ -269,12 +274,15 @@ def _reward(reward: Mapping[str, Any]) -> Iterator[Doubt]:
             f"The reward model is not calibrated: the error is {reward['ece']:.3f}.",
             "Its differences are no probabilities of preference.",
         )
-    accuracy = reward.get("accuracy") or {}
-    if (low := accuracy.get("low")) is not None and low <= 0.5:
+    if _coin(accuracy := reward.get("accuracy", {})):
         yield Doubt(
             "The reward model may be no better than a coin.",
             f"It agrees with {_percent(accuracy)} of the labels of held-out prompts.",
         )
+
+
+def _coin(accuracy: Mapping[str, Any]) -> bool:
+    return accuracy.get("low") is not None and accuracy["low"] <= 0.5
 
 
 def _lost(figures: Mapping[str, Any]) -> Iterator[Doubt]:
