@@ -382,6 +382,13 @@ def test_labels_that_are_as_good_as_chance_allows_are_not_doubted(n: int) -> Non
     assert not list(_labels(few | {"length_preference": -1.0}))
 
 
+def test_a_policy_that_was_chosen_on_held_out_prompts_is_told(run: Path) -> None:
+    stopped = {"wire": "kl", "why": "it is too far", "back_to": 40}
+    found = doubts(changed(figures_of(run), stopped=stopped), {"commit": "c"})
+    (doubt,) = (doubt for doubt in found if "tripwire" in doubt.what)
+    assert "after batch 40, chosen on held-out prompts" in doubt.so
+
+
 @pytest.mark.parametrize(
     ("state", "so"),
     [("fail", "what people contradict"), ("open", "not proven"), ("overridden", "not proven")],

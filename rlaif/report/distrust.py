@@ -69,7 +69,8 @@ def _evidence(figures: Mapping[str, Any]) -> Iterator[Doubt]:
             f"The tripwire “{stopped['wire']}” stopped the policy's training: {stopped['why']}.",
             "There was no probe to go back to."
             if stopped["back_to"] is None
-            else f"The policy is that of its best probe, after batch {stopped['back_to']}.",
+            else f"The policy is that of its best probe, after batch {stopped['back_to']}, chosen "
+            "on held-out prompts that it is measured on here, too: its figures may flatter it.",
             serious=True,
         )
     width = _width(violations.get(trained))
