@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 from rlaif.jsonl import rows
 from rlaif.records import Chain, Message, Sampled, Step
@@ -154,20 +153,3 @@ def _steps(chain: Chain) -> Iterator[tuple[Step, Runs]]:
     for step in chain.steps:
         yield step, word_diff(shown(text), shown(step.revision))
         text = step.revision
-
-
-def curve(path: Path, name: str) -> list[tuple[float, float]]:
-    """A figure over the steps of a training (curves.jsonl), at most some 400 points."""
-    if not path.is_file():
-        return []
-    points = [
-        (float(row["step"]), float(row[name]))
-        for row in rows(path, dict[str, Any])
-        if _number(row, "step") and _number(row, name)
-    ]
-    return points[:: max(len(points) // 400, 1)]
-
-
-def _number(row: Mapping[str, Any], name: str) -> bool:
-    value = row.get(name)
-    return isinstance(value, (int, float)) and value == value and abs(value) != float("inf")

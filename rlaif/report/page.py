@@ -113,7 +113,7 @@ def _rounds(figures: Mapping[str, Any]) -> Any:
 def _losses(run: Finished) -> dict[str, Any]:
     found = {}
     for stage in TRAININGS:
-        points = examples.curve(run.folder / stage / "curves.jsonl", "loss")
+        points = curves.curve(run.folder / stage / "curves.jsonl", "loss")
         if len(points) > 1:
             found[stage] = plots.loss(points, f"Training loss of {stage}")
     return found
