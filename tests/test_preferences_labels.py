@@ -21,7 +21,7 @@ from rlaif.engine import Model, ScriptedEngine
 from rlaif.errors import ConfigError
 from rlaif.preferences import method_of, selftest
 from rlaif.preferences.aggregating import aggregated
-from rlaif.preferences.counting import Correlation, Figures, Tally
+from rlaif.preferences.counting import Figures, Tally
 from rlaif.preferences.judging import Group, Method, labelled, rationales
 from rlaif.preferences.pairs import Candidates, Drawn, pairs
 from rlaif.records import Call, Message, Pair, Prompt, Verdict
@@ -208,20 +208,23 @@ def test_a_taste_for_length_is_seen() -> None:
     assert tally.json()["spread"] == pytest.approx(0.1)
 
 
-@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=3, max_size=30))
-def test_correlation_is_pearsons(points: list[tuple[float, float]]) -> None:
-    from statistics import StatisticsError, correlation, pvariance
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30)), min_size=1, max_size=30))
+def test_a_taste_for_length_is_pearsons_of_pairs_and_their_mirror_images(
+    judged: list[tuple[float, int]],
+) -> None:
+    from statistics import correlation, pvariance
 
-    running = Correlation()
-    for x, y in points:
-        running.add(x, y)
+    tally, turned, points = Tally(pairwise=True), Tally(pairwise=True), []
+    for target, words in judged:
+        pair = Pair("id", PROMPT, "x" * words, "x" * 9, target)
+        tally.pair(pair)
+        turned.pair(pair.swap())
+        points += [(target, words - 9), (1 - target, 9 - words)]
+    found = tally.json()["length_preference"]
+    assert turned.json()["length_preference"] == pytest.approx(found)
     xs, ys = zip(*points, strict=True)
-    if min(pvariance(xs), pvariance(ys)) < 1e-6:
-        return
-    try:
-        assert running.value == pytest.approx(correlation(xs, ys), abs=1e-6)
-    except StatisticsError:
-        assert running.value is None
+    if min(pvariance(xs), pvariance(ys)) > 1e-6:
+        assert found == pytest.approx(correlation(xs, ys), abs=1e-5)
 
 
 # --- the self-test --------------------------------------------------------------------------------

@@ -58,30 +58,6 @@ class Figures:
         }
 
 
-class Correlation:
-    """Pearson's correlation of two streams, by Welford's updates."""
-
-    def __init__(self) -> None:
-        self._n, self._x, self._y = 0, 0.0, 0.0
-        self._xx = self._yy = self._xy = 0.0
-
-    def add(self, x: float, y: float) -> None:
-        """One point."""
-        self._n += 1
-        dx, dy = x - self._x, y - self._y
-        self._x += dx / self._n
-        self._y += dy / self._n
-        self._xx += dx * (x - self._x)
-        self._yy += dy * (y - self._y)
-        self._xy += dx * (y - self._y)
-
-    @property
-    def value(self) -> float | None:
-        """None where one of the two does not vary."""
-        scale = math.sqrt(self._xx * self._yy)
-        return self._xy / scale if scale > 0 else None
-
-
 class Tally:
     """Everything that the stage counts, and the metrics it makes."""
 
@@ -93,7 +69,7 @@ class Tally:
         self._all = Figures()
         self._by_principle: dict[str, Figures] = defaultdict(Figures)
         self._confident, self._spread, self._mass = Hits(), [0.0, 0], [0.0, 0]
-        self._length = Correlation()
+        self._products = [0.0, 0.0, 0.0]  # of label and length: xy, xx, yy
 
     def candidates(self, row: Candidates, pairs: int) -> None:
         """Count the answers of one prompt, of which so many pairs are made."""
@@ -127,10 +103,17 @@ class Tally:
             return
         self._counts["labelled"] += 1
         self._confident.add(max(pair.target, 1 - pair.target) >= CONFIDENT, prompt)
-        self._length.add(len(pair.a) - len(pair.b), pair.target)
+        label, longer = pair.target - 0.5, len(pair.a) - len(pair.b)
+        for i, product in enumerate((label * longer, label**2, longer**2)):
+            self._products[i] += product
         if pair.spread is not None:
             self._spread[0] += pair.spread
             self._spread[1] += 1
+
+    @property
+    def _length_preference(self) -> float | None:
+        xy, xx, yy = self._products
+        return xy / math.sqrt(xx * yy) if xx and yy else None
 
     def json(self) -> dict[str, Any]:
         """The metrics: counts of answers and pairs, then figures of pairs, then of verdicts.
@@ -138,7 +121,8 @@ class Tally:
         `identical` counts pairs of draws that make no pair of their own, because their texts are
         equal or are those of another pair; `left_out` those beyond `max_pairs`. `label_mass` is the
         mean probability that fell on the two labels: near 0, the judge meant to say something else.
-        `length_preference` is the correlation of the label with how much longer a is.
+        `length_preference` is the correlation of the label with how much longer a is, uncentred:
+        what Pearson's r is of each pair and its mirror image, so that sides mean nothing.
         """
         names = ("prompts", "answers", "pairs", "identical", "left_out", "labelled")
         return {
@@ -149,7 +133,7 @@ class Tally:
             "label_mass": _mean(*self._mass),
             "confident": self._confident.estimate.json(),
             "spread": _mean(*self._spread),
-            "length_preference": _rounded(self._length.value),
+            "length_preference": _rounded(self._length_preference),
             "verdicts": self._all.json(),
             "principles": {id: f.json() for id, f in sorted(self._by_principle.items())},
         }
