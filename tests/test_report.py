@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -434,6 +435,18 @@ def test_examples_are_of_every_kind(run: Path) -> None:
     kinds = [example.kind for example in compared(run / "evaluation" / "samples.jsonl", "policy")]
     assert kinds[:4] == ["fixed"] * 4
     assert {"fixed", "no fault in either"} <= set(kinds)
+
+
+def test_what_the_judge_could_not_read_is_no_example(tmp_path: Path) -> None:
+    prompt = Prompt("p", (Message("user", "Why?"),))
+    guilty = Sampled("seed", prompt, "An answer.", violates={"harm": 0.9})
+    unread = Sampled("policy", prompt, "Another.", violates={"evasive": 0.1}, unread=1)
+    for after, kinds in ((unread, []), (replace(unread, unread=0), ["fixed"])):
+        with writing(tmp_path / "samples.jsonl") as write:
+            write(guilty)
+            write(after)
+        found = compared(tmp_path / "samples.jsonl", "policy")
+        assert [example.kind for example in found] == kinds
 
 
 def test_headline_never_claims_a_fall_that_may_be_chance() -> None:

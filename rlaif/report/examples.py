@@ -56,7 +56,7 @@ def compared(samples: Path, trained: str) -> list[Compared]:
         for sampled in group:
             first.setdefault(sampled.model, sampled)
         before, after = first.get("seed"), first.get(trained)
-        if not before or not after or before.unanswered or after.unanswered:
+        if not (before and after and _read(before) and _read(after)):
             continue
         kind = _kind(faults(before), faults(after))
         if left[kind]:
@@ -77,6 +77,11 @@ def revised(chains: Path, n: int = 4) -> list[Revised]:
         if len(found) == n:
             break
     return found
+
+
+def _read(sampled: Sampled) -> bool:
+    """Whether the oracle, or the judge under every principle, said what is at fault."""
+    return bool(sampled.truth or (sampled.violates and not sampled.unread))
 
 
 def faults(sampled: Sampled) -> tuple[str, ...]:
