@@ -474,6 +474,15 @@ def test_the_change_is_told_without_an_oracle_too(run: Path, tmp_path: Path) -> 
     assert "but for 7 prompts that are not of its world" in text
 
 
+def test_pointwise_labels_are_shown_without_orders(tmp_path: Path) -> None:
+    section = {"method": "pointwise", "principles": 3}
+    folder = made(tmp_path, train=6, heldout=6, preferences=section)
+    text = " ".join(Page(report(folder).read_text("utf-8")).texts)
+    labels = text[text.index("pairs of answers, each") : text.index("agrees with held-out labels")]
+    assert "without a label" in labels
+    assert not re.search("order|place", labels)
+
+
 def test_plots_take_what_there_is() -> None:
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     assert "not measured" in strip({"seed": nothing}, 1.0)
