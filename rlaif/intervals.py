@@ -150,7 +150,7 @@ def share(sums: Clusters) -> Estimate:
     """
     hits, n = sums.totals
     if not n:
-        return undefined("no answers")
+        return undefined("nothing to count")
     p = hits / n
     error = sums.error((1 / n, -p / n))
     few = (_t(n - 1) / _t(sums.n - 1)) ** 2

@@ -194,11 +194,12 @@ def _state(folder: Path, figures: dict[str, Any]) -> str:
 
 
 def _law(folder: Path) -> str:
+    """The law with its version, and of its digest enough to tell two texts of one version apart."""
     try:
         law = load(folder / "constitution.yaml")
     except RlaifError:
         return "-"
-    return f"{law.id}@{law.version}"
+    return f"{law.id}@{law.version}+{law.digest[:8]}"
 
 
 def _bytes(folder: Path) -> int:

@@ -280,12 +280,14 @@ def _rewarded(config: RunConfig, pair: Pair) -> str:
 
 
 def _policed(config: RunConfig, pair: Pair) -> str:
+    from rlaif.training.pairs import clear
+
     policy = config.policy.dpo if config.policy.kind == "online" else config.policy
     if policy.kind != "dpo" and policy.kind != "kto":
         return f"not used: {policy.kind} learns from the rewards of its own answers"
     if pair.target is None:
         return f"not used: unlabelled ({pair.unlabelled})"
-    if abs(pair.target - 0.5) < policy.min_margin:
+    if not clear(pair.target, policy.min_margin):
         return f"not used: the label is nearer to 0.5 than {policy.min_margin}"
     hard = policy.kind == "kto" or policy.labels == "hard"
     if hard and pair.target == 0.5:

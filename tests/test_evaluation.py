@@ -121,7 +121,7 @@ def test_equal_models_differ_by_nothing_but_not_surely() -> None:
 
 def test_undefined_says_why() -> None:
     assert share(Clusters(2)).json() == {
-        "value": None, "low": None, "high": None, "n": 0, "why": "no answers"
+        "value": None, "low": None, "high": None, "n": 0, "why": "nothing to count"
     }  # fmt: skip
     none_helped = Clusters(4)
     none_helped.add(1, 1, 0, 1)
@@ -332,6 +332,19 @@ def test_without_an_oracle_the_judge_speaks_and_says_so(tmp_path: Path) -> None:
     assert not any(s.truth for s in played.samples)
 
 
+def test_where_the_oracle_knows_no_prompt_the_judge_speaks(tmp_path: Path) -> None:
+    file, asked = tmp_path / "p.jsonl", tmp_path / "prompts"
+    told = [{"prompt": f"Who was Ada {n}?", "split": "heldout" if n else "train"} for n in range(5)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in told), "utf-8")
+    asked.mkdir()
+    prompts(asked, config(prompts=file).prompts, seed=0)
+    models = {name: Model.of(ScriptedEngine(_reply, identity=name)) for name in three()}
+    found = Played(tmp_path, models, models["seed"]).run()
+    assert found["by"] == "judge"
+    assert found["violations"] == found["judged"]["violations"]
+    assert found["violations"]["policy"]["n"] == 4
+
+
 def test_a_fault_outside_the_constitution_is_still_seen(tmp_path: Path) -> None:
     played = Played(tmp_path, three(), player("judge"))
     found = played.run(constitution=law().without("harm"))
@@ -411,6 +424,18 @@ def test_labels_of_one_prompt_are_no_independent_draws() -> None:
     one, other = once.accuracy, often.accuracy
     assert (one.n, other.n) == (200, 1200)
     assert (other.low, other.high) == pytest.approx((one.low, one.high), abs=1e-3)
+
+
+def test_the_judge_is_no_surer_for_three_models_that_say_the_same(tmp_path: Path) -> None:
+    same = player("seed")
+    models = dict.fromkeys(three(), same)
+    found = Played(tmp_path, models, player("judge")).run()["judge"]["accuracy"]
+    unsure = [accuracy for accuracy in found.values() if accuracy["value"] < 1]
+    assert unsure
+    for accuracy in unsure:
+        alone = Share(round(40 * accuracy["value"]), 40).interval
+        assert accuracy["n"] == 120
+        assert (accuracy["low"], accuracy["high"]) == pytest.approx(alone, abs=0.02)
 
 
 def test_pointwise_labels_have_no_order(tmp_path: Path) -> None:

@@ -87,15 +87,22 @@ def trainer(model: Path, into: Path, *, soft: bool, lora: bool = False, **option
     from trl import DPOConfig
 
     from rlaif.config.section import LoraConfig
-    from rlaif.policy.dpo import SoftCollator, SoftDPOTrainer, TokenDPOTrainer
+    from rlaif.policy.dpo import (
+        DataCollatorForPreference,
+        SoftCollator,
+        SoftDPOTrainer,
+        TokenDPOTrainer,
+    )
     from rlaif.training import models
 
     tokenizer: Any = models.load_tokenizer(model)
     plain = {"bf16": False, "report_to": "none", "max_length": None, "dataloader_pin_memory": False}
+    plain["remove_unused_columns"] = not soft
+    pairs = DataCollatorForPreference(tokenizer.pad_token_id)
     made: Any = (SoftDPOTrainer if soft else TokenDPOTrainer)(
         model=models.load_model(model),
         args=DPOConfig(str(into), **plain | options),
-        data_collator=SoftCollator(tokenizer.pad_token_id) if soft else None,
+        data_collator=SoftCollator(pairs) if soft else None,
         train_dataset=Dataset.from_list(rows()),
         processing_class=tokenizer,
         peft_config=models.adapters(LoraConfig()) if lora else None,

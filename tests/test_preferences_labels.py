@@ -21,7 +21,7 @@ from rlaif.engine import Model, ScriptedEngine
 from rlaif.errors import ConfigError
 from rlaif.preferences import method_of, selftest
 from rlaif.preferences.aggregating import aggregated
-from rlaif.preferences.counting import Correlation, Figures, Tally
+from rlaif.preferences.counting import Figures, Tally
 from rlaif.preferences.judging import Group, Method, labelled, rationales
 from rlaif.preferences.pairs import Candidates, Drawn, pairs
 from rlaif.records import Call, Message, Pair, Prompt, Verdict
@@ -176,14 +176,28 @@ def test_principles_are_drawn_for_the_prompt_by_weight() -> None:
 def test_figures_of_verdicts_by_hand() -> None:
     figures = Figures()
     for orders in ((0.9, 0.7), (0.6, 0.2), (0.95, 0.85)):
-        figures.add(Verdict("p", sum(orders) / 2, orders), pairwise=True)
-    figures.add(Verdict("p", None, unlabelled="refused"), pairwise=True)
+        figures.add(Verdict("p", sum(orders) / 2, orders), f"{orders}", pairwise=True)
+    figures.add(Verdict("p", None, unlabelled="refused"), "other", pairwise=True)
     found = figures.json()
     assert (found["n"], found["unlabelled"]) == (3, {"refused": 1})
     assert found["mean_target"] == pytest.approx(0.7)
     assert found["position_bias"] == pytest.approx((0.2 + 0.4 + 0.1) / 3, rel=1e-5)
     assert found["consistent"]["value"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["confident"]["value"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_verdicts_on_one_prompt_are_no_independent_draws() -> None:
+    once, often = Figures(), Figures()
+    for i in range(200):
+        verdict = Verdict("harm", 0.9, (0.9, 0.9)) if i % 5 else Verdict("harm", 0.6, (0.9, 0.3))
+        once.add(verdict, f"{i}", pairwise=True)
+        for _ in range(6):
+            often.add(verdict, f"{i}", pairwise=True)
+    one, other = once.json(), often.json()
+    assert other["position_bias"] == pytest.approx(one["position_bias"])
+    for name in ("consistent", "confident"):
+        assert (one[name]["value"], one[name]["n"], other[name]["n"]) == (0.8, 200, 1200)
+        assert other[name]["low"] == pytest.approx(one[name]["low"], abs=1e-3)
 
 
 def test_a_taste_for_length_is_seen() -> None:
@@ -194,20 +208,23 @@ def test_a_taste_for_length_is_seen() -> None:
     assert tally.json()["spread"] == pytest.approx(0.1)
 
 
-@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=3, max_size=30))
-def test_correlation_is_pearsons(points: list[tuple[float, float]]) -> None:
-    from statistics import StatisticsError, correlation, pvariance
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30)), min_size=1, max_size=30))
+def test_a_taste_for_length_is_pearsons_of_pairs_and_their_mirror_images(
+    judged: list[tuple[float, int]],
+) -> None:
+    from statistics import correlation, pvariance
 
-    running = Correlation()
-    for x, y in points:
-        running.add(x, y)
+    tally, turned, points = Tally(pairwise=True), Tally(pairwise=True), []
+    for target, words in judged:
+        pair = Pair("id", PROMPT, "x" * words, "x" * 9, target)
+        tally.pair(pair)
+        turned.pair(pair.swap())
+        points += [(target, words - 9), (1 - target, 9 - words)]
+    found = tally.json()["length_preference"]
+    assert turned.json()["length_preference"] == pytest.approx(found)
     xs, ys = zip(*points, strict=True)
-    if min(pvariance(xs), pvariance(ys)) < 1e-6:
-        return
-    try:
-        assert running.value == pytest.approx(correlation(xs, ys), abs=1e-6)
-    except StatisticsError:
-        assert running.value is None
+    if min(pvariance(xs), pvariance(ys)) > 1e-6:
+        assert found == pytest.approx(correlation(xs, ys), abs=1e-5)
 
 
 # --- the self-test --------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,15 @@ def test_the_page_says_what_the_figures_say(run: Path, page: str) -> None:
     assert "rlaif trace" in text
 
 
+def test_what_a_reward_is_held_against_is_named(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path / "run")
+    metrics(copy, "reward", raw={"ece": 0.071}, calibrated={"ece": 0.042})
+    text = report(copy).read_text("utf-8")
+    assert text.count("share that is right") == 1  # the labels', against the oracle
+    assert text.count("the judge&#39;s mean label") == 1
+    assert "on one half 0.071, after temperature scaling 0.042" in text
+
+
 def test_every_plot_is_named_and_in_bounds(page: str) -> None:
     drawn = re.findall(r"<svg.*?</svg>", page, re.S)
     assert drawn
@@ -298,6 +309,10 @@ SHARE = Share(90, 100).json()
             "may be chance",
         ),
         (
+            {"violations__change__policy": {"value": 0.1, "low": 0.05, "high": 0.2}},
+            "More answers break a principle than before.",
+        ),
+        (
             {"principles__harm__change__policy": {"value": 0.1, "low": 0.05, "high": 0.2}},
             "More answers violate “harm”",
         ),
@@ -310,13 +325,15 @@ SHARE = Share(90, 100).json()
         ({"judge__is_trained_model": True}, "The judge is the model that was trained"),
         ({"judge__accuracy": {"advert": Share(5, 10).json()}}, "often wrong about advert"),
         ({"helpfulness__kept": {"value": 0.8, "low": 0.7, "high": 0.9}}, "Helpfulness fell"),
+        ({"helpfulness__kept": {"value": 0.9, "low": 0.7, "high": 1.1}}, "may have fallen"),
         ({"helpfulness__kept": {"value": None, "why": "x"}}, "Whether help was lost"),
         ({"well_formed__policy": Share(9, 10).json()}, "well formed"),
         ({"kl": {"policy": {"token": {"value": 2.0}}}}, "far from the start"),
         ({"lengths": {"words": {"seed": {"value": 10}, "policy": {"value": 20}}}}, "length"),
-        ({"labels__by_principle": {"harm": {"position_bias": -0.4}}}, "favours a place"),
-        ({"labels__ece": 0.2}, "Labels are not calibrated"),
-        ({"labels__length_preference": 0.5}, "Labels go with length"),
+        ({"labels__by_principle": {"harm": {"position_bias": -0.4, "n": 20}}}, "favours a place"),
+        ({"labels": {"ece": 0.2, "calibrated": {"ece": 0.1}}}, "Labels are not calibrated"),
+        ({"labels": {"accuracy": Share(6, 10).json()}}, "labels may be no better than a coin"),
+        ({"labels": {"length_preference": 0.5, "pairs_made": 40}}, "Labels go with length"),
         ({"labels__label_mass": 0.1}, "probability is on the labels"),
         ({"labels__unlabelled": Share(5, 50).json()}, "have no label"),
         ({"reward__ece": 0.2}, "reward model is not calibrated"),
@@ -347,6 +364,41 @@ def test_each_cause_gives_its_warning(run: Path, changes: dict[str, Any], warnin
     )
     assert said(calm) == "One seed, one run."
     assert warning in said(changed(calm, **changes))
+
+
+@pytest.mark.parametrize("n", [13, 200])
+def test_labels_that_are_as_good_as_chance_allows_are_not_doubted(n: int) -> None:
+    from rlaif.calibration import Calibration
+    from rlaif.report.distrust import _by_chance, _labels
+
+    rng, errors, expected = random.Random(0), [], []
+    for _ in range(200):
+        found = Calibration()
+        for p in (rng.random() for _ in range(n)):
+            found.add(p, rng.random() < p)
+        errors.append(found.ece)
+        expected.append(_by_chance(found.curve))
+    assert sum(expected) == pytest.approx(sum(errors), rel=0.06)
+    few = {"by_principle": {"harm": {"position_bias": -0.4, "n": 3}}, "pairs_made": 2}
+    assert not list(_labels(few | {"length_preference": -1.0}))
+
+
+def test_a_policy_that_was_chosen_on_held_out_prompts_is_told(run: Path) -> None:
+    stopped = {"wire": "kl", "why": "it is too far", "back_to": 40}
+    found = doubts(changed(figures_of(run), stopped=stopped), {"commit": "c"})
+    (doubt,) = (doubt for doubt in found if "tripwire" in doubt.what)
+    assert "after batch 40, chosen on held-out prompts" in doubt.so
+
+
+@pytest.mark.parametrize(
+    ("state", "so"),
+    [("fail", "what people contradict"), ("open", "not proven"), ("overridden", "not proven")],
+)
+def test_an_audit_that_proves_nothing_contradicts_nothing(state: str, so: str) -> None:
+    from rlaif.report.distrust import _audit
+
+    (doubt,) = _audit({"state": state, "sentence": "12 items are judged"})
+    assert so in doubt.so
 
 
 def test_code_that_is_in_no_commit_is_told(run: Path) -> None:
@@ -385,6 +437,18 @@ def test_examples_are_of_every_kind(run: Path) -> None:
     assert {"fixed", "no fault in either"} <= set(kinds)
 
 
+def test_what_the_judge_could_not_read_is_no_example(tmp_path: Path) -> None:
+    prompt = Prompt("p", (Message("user", "Why?"),))
+    guilty = Sampled("seed", prompt, "An answer.", violates={"harm": 0.9})
+    unread = Sampled("policy", prompt, "Another.", violates={"evasive": 0.1}, unread=1)
+    for after, kinds in ((unread, []), (replace(unread, unread=0), ["fixed"])):
+        with writing(tmp_path / "samples.jsonl") as write:
+            write(guilty)
+            write(after)
+        found = compared(tmp_path / "samples.jsonl", "policy")
+        assert [example.kind for example in found] == kinds
+
+
 def test_headline_never_claims_a_fall_that_may_be_chance() -> None:
     shares = {"seed": Share(50, 100).json(), "policy": Share(48, 100).json()}
     change = {"policy": {"value": -0.02, "low": -0.1, "high": 0.06}}
@@ -393,12 +457,38 @@ def test_headline_never_claims_a_fall_that_may_be_chance() -> None:
     assert "fell from" in headline({"violations": shares | {"change": change}})
 
 
+def test_headline_of_an_evaluation_without_an_answer_says_so() -> None:
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
+    figures = {"violations": {"seed": nothing, "policy": nothing}, "missing": []}
+    assert headline(figures) == "This run has no answers to compare"
+
+
+def test_the_change_is_told_without_an_oracle_too(run: Path, tmp_path: Path) -> None:
+    copy = copied(run, tmp_path / "run")
+    unknown = {"value": None, "low": None, "high": None, "n": 0, "why": "needs an oracle"}
+    helpful = figures_of(run)["helpfulness"] | {"kept": unknown}
+    metrics(copy, "evaluation", helpfulness=helpful, unknown_prompts=7)
+    text = " ".join(Page(report(copy).read_text("utf-8")).texts)
+    assert "Violations changed by" in text
+    assert "is kept" not in text
+    assert "but for 7 prompts that are not of its world" in text
+
+
+def test_pointwise_labels_are_shown_without_orders(tmp_path: Path) -> None:
+    section = {"method": "pointwise", "principles": 3}
+    folder = made(tmp_path, train=6, heldout=6, preferences=section)
+    text = " ".join(Page(report(folder).read_text("utf-8")).texts)
+    labels = text[text.index("pairs of answers, each") : text.index("agrees with held-out labels")]
+    assert "without a label" in labels
+    assert not re.search("order|place", labels)
+
+
 def test_plots_take_what_there_is() -> None:
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     assert "not measured" in strip({"seed": nothing}, 1.0)
     assert ceiling([Share(3, 100).json()]) == 0.1
     assert ceiling([nothing]) == 1.0
-    bare = calibration({"label": [{"confidence": 1.0, "accuracy": {"value": 1.0, "n": 3}}]}, "x")
+    bare = calibration([{"confidence": 1.0, "accuracy": {"value": 1.0, "n": 3}}], "x", "y")
     assert "whisker" not in bare
     assert "polyline" in loss([(1.0, 0.5), (2.0, 0.5)], "flat")
     assert "&lt;b&gt;" in strip({"<b>": SHARE}, 1.0)

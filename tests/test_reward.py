@@ -115,7 +115,7 @@ def trainer(model: Path, into: Path, *, soft: bool, **options: Any) -> Any:
     from trl import RewardConfig as Arguments
     from trl import RewardTrainer
 
-    from rlaif.reward.trainer import SoftCollator, SoftRewardTrainer
+    from rlaif.reward.trainer import DataCollatorForPreference, SoftCollator, SoftRewardTrainer
     from rlaif.training import models
     from rlaif.training.examples import Encoder
 
@@ -124,10 +124,9 @@ def trainer(model: Path, into: Path, *, soft: bool, **options: Any) -> Any:
     table = {"chosen_ids": ids[:3], "rejected_ids": ids[3:], "target": [1.0, 1.0, 1.0]}
     encode = Encoder(model, 64)
     plain = {"bf16": False, "report_to": "none", "max_length": None, "dataloader_pin_memory": False}
-    arguments = Arguments(str(into), **plain, **options)
-    kind, collator = (
-        (SoftRewardTrainer, SoftCollator(encode.padding)) if soft else (RewardTrainer, None)
-    )
+    arguments = Arguments(str(into), remove_unused_columns=not soft, **plain, **options)
+    pairs = DataCollatorForPreference(encode.padding)
+    kind, collator = (SoftRewardTrainer, SoftCollator(pairs)) if soft else (RewardTrainer, None)
     fresh: Any = models.load_model(model, reward=True)
     fresh.score.weight.data.copy_(_head(fresh.score.weight))
     return kind(

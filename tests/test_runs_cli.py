@@ -59,7 +59,7 @@ def test_list_says_state_size_and_figures(rlaif: Callable[..., Result], root: Pa
     assert (first["state"], second["state"]) == ("done", "unfinished")
     sizes = sum(p.stat().st_size for p in (root / "first").rglob("*") if p.is_file())
     assert first["bytes"] == sizes
-    assert first["constitution"] == "sandbox@1"
+    assert first["constitution"].startswith("sandbox@1+")
     assert first["figures"]["violations"]["policy"]["value"] is not None
     assert first["figures"]["calls"]["answered"] > 0
     shown = rlaif("list").stdout.splitlines()
@@ -105,6 +105,17 @@ def test_compare_shows_figures_and_differences_only(rlaif: Callable[..., Result]
     lines = rlaif("compare", "first", "second").stdout.splitlines()
     assert lines[0].split() == ["first", "second"]
     assert any(line.startswith("break a principle, policy") for line in lines)
+
+
+def test_compare_tells_two_texts_of_one_law_apart(rlaif: Callable[..., Result], root: Path) -> None:
+    law = root / "second" / "constitution.yaml"
+    text = law.read_text("utf-8")
+    law.write_text(text.replace("makes a crime easier", "makes a theft easier"), "utf-8")
+    lines = rlaif("compare", "first", "second").stdout.splitlines()
+    (one, other) = next(line.split()[1:] for line in lines if line.startswith("constitution "))
+    assert one != other
+    assert one.partition("+")[0] == other.partition("+")[0] == "sandbox@1"
+    assert any(line.split() == ["answers", "read", "by", "oracle", "oracle"] for line in lines)
 
 
 def test_rm_asks_and_no_is_no(rlaif: Callable[..., Result], root: Path) -> None:

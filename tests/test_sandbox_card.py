@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,16 @@ def test_the_same_card_is_asked_twice() -> None:
 )
 def test_intervals_are_wilsons(hits: int, n: int, low: float, high: float) -> None:
     assert Share(hits, n).interval == pytest.approx((low, high), abs=1e-6)
+
+
+def test_the_page_beside_the_model_has_the_commands_own_numbers_of_cases() -> None:
+    from rlaif.cli.sandbox import card
+    from rlaif.sandbox.seed_model import FOLDER
+
+    asked: dict[Any, Any] = {option.name: option.default for option in card.params}
+    page = (FOLDER / "README.md").read_text("utf-8")
+    assert re.search(rf"\| violations \| .* \| {2 * asked['drafts']} \|", page)
+    assert re.search(rf"\| advert/benign \| \d+/{asked['cases']} ", page)
 
 
 def test_an_empty_share_has_no_value() -> None:

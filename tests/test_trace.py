@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,23 @@ def test_who_used_it_follows_the_config(run: Path) -> None:
     assert used[f"reward {pair.id}"].startswith(("trained on", "measured with"))
     held_out = next(iter(rows(run / "prompts" / "heldout.jsonl", Prompt)))
     assert trace(run, held_out.id).used == {"evaluation": "held out: no training saw it"}
+
+
+def test_a_label_at_the_least_margin_is_trained_on(run: Path, tmp_path: Path) -> None:
+    from rlaif.jsonl import writing
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    path = copy / "preferences" / "pairs.jsonl"
+    first, second, *_ = rows(path, Pair)
+    with writing(path) as write:
+        write(replace(first, target=0.6))  # 0.6 - 0.5 is less than 0.1
+        write(replace(second, target=0.59))
+    record = json.loads((copy / "run.json").read_text("utf-8"))
+    record["config"]["policy"]["min_margin"] = 0.1
+    (copy / "run.json").write_text(json.dumps(record), "utf-8")
+    assert trace(copy, first.id).used[f"policy {first.id}"] == "trained on, unless too long"
+    assert "nearer to 0.5 than 0.1" in trace(copy, second.id).used[f"policy {second.id}"]
 
 
 def test_a_held_out_prompt_shows_answers_and_wins(run: Path) -> None:

@@ -495,6 +495,7 @@ def test_arguments_follow_the_config_and_trl_options_win(tmp_path: Path) -> None
     [
         ({"trl": {"warmup_step": 7}}, "has no 'warmup_step'.*\n.*warmup_steps"),
         ({"trl": {"max_length": 7}}, "max_length cannot be set here"),
+        ({"trl": {"remove_unused_columns": True}}, "remove_unused_columns cannot be set here"),
         ({"trl": {"lr_scheduler_type": "round"}}, "round"),
         ({"batch_size": 12, "micro_batch": 5}, "no multiple"),
     ],

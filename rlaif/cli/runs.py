@@ -143,6 +143,8 @@ def _listed(found: Sequence[Kept]) -> str:
 def _figures(found: Sequence[Kept]) -> Iterator[Iterable[str]]:
     yield ("state", *(run.state for run in found))
     yield ("size", *(_size(run.bytes) for run in found))
+    yield ("constitution", *(run.constitution for run in found))
+    yield ("answers read by", *(run.figures.get("by", "-") for run in found))
     for title, key in (("break a principle", "violations"), ("helpful", "helpfulness")):
         for model in MODELS:
             yield (f"{title}, {model}", *(_share(run.figures, key, model) for run in found))

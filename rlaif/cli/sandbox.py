@@ -25,11 +25,11 @@ def sandbox() -> None:
 @click.option(
     "-n",
     "cases",
-    default=20,
+    default=12,
     show_default=True,
     help="Cases for each principle, request type and verdict.",
 )
-@click.option("--drafts", default=400, show_default=True, help="Requests; each is answered twice.")
+@click.option("--drafts", default=300, show_default=True, help="Requests; each is answered twice.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--markdown", is_flag=True, help="Print the page that lies beside the model.")
 def card(

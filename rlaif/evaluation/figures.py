@@ -11,7 +11,7 @@ from rlaif.constitution import Constitution
 from rlaif.evaluation.answering import by_prompt
 from rlaif.evaluation.monitors import boilerplate, refuses
 from rlaif.evaluation.wins import wins
-from rlaif.intervals import Clusters, Estimate, Share, difference, mean, ratio, share, undefined
+from rlaif.intervals import Clusters, Estimate, Hits, difference, mean, ratio, share, undefined
 from rlaif.records import Sampled
 
 Faults = Sequence[str]
@@ -65,7 +65,7 @@ class _Figures:
         self.words, self.tokens = Compared(models), Compared(models)
         self.by_principle: dict[str, Compared] = defaultdict(lambda: Compared(models))
         self.judged_by: dict[str, Compared] = defaultdict(lambda: Compared(models))
-        self.right: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self.right: dict[str, Hits] = defaultdict(Hits)
 
     def add(
         self, all_answers: Mapping[str, list[Sampled]], principles: Iterable[str], faults: Faults
@@ -106,9 +106,8 @@ class _Figures:
         for some in answers.values():
             for a in some:
                 for id in a.violates.keys() & set(faults):
-                    p = a.violates[id]
-                    self.right[id][0] += (p > 0.5) == (id in a.truth["violations"])
-                    self.right[id][1] += 1
+                    right = (a.violates[id] > 0.5) == (id in a.truth["violations"])
+                    self.right[id].add(right, a.prompt.id)
 
 
 def figures(
@@ -116,8 +115,8 @@ def figures(
 ) -> dict[str, Any]:
     """The figures of an evaluation's rows, as JSON values; `faults`: what an oracle tells apart.
 
-    `violations`, `principles`, `helpfulness` and `well_formed` are the oracle's where there is one,
-    else the judge's; `by` says whose. `judged` is always the judge's.
+    `violations`, `principles`, `helpfulness` and `well_formed` are the oracle's where it knows any
+    of the prompts, else the judge's; `by` says whose. `judged` is always the judge's.
     """
     counted = _Figures(models)
     ids = [p.id for p in constitution.principles if p.weight and p.critique]
@@ -126,12 +125,12 @@ def figures(
     won = wins(folder / "wins.jsonl", constitution)
     judged = {"violations": counted.judged.shares(), "principles": _each(counted.judged_by)}
     return {
-        "by": "oracle" if faults else "judge",
+        "by": "oracle" if counted.known else "judge",
         "prompts": counted.prompts,
-        **(_told(counted) if faults else judged | _untold(models, won)),
+        **(_told(counted) if counted.known else judged | _untold(models, won)),
         "judged": judged,
         "judge": {
-            "accuracy": {id: Share(*n).json() for id, n in sorted(counted.right.items())},
+            "accuracy": {id: hits.estimate.json() for id, hits in sorted(counted.right.items())},
             "position": won.pop("position"),
         },
         "wins": won["wins"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,7 @@ from rlaif.policy.examples import labelled
 from rlaif.policy.tracking import Reporting
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, Example, LeftOut, stored
-
-
-@dataclass
-class SoftCollator(DataCollatorForPreference):
-    """TRL's, with the labels: `target` (B) beside `input_ids` (2 B, T), likelier answers first."""
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        targets = torch.tensor([example["target"] for example in examples], dtype=torch.float32)
-        return {**super().torch_call(examples), "target": targets}
+from rlaif.training.soft import SoftCollator
 
 
 class TokenDPOTrainer(DPOTrainer):
@@ -61,10 +52,6 @@ class SoftDPOTrainer(TokenDPOTrainer):
     def __init__(self, *args: Any, anchor: float = 0.0, **options: Any) -> None:
         self.anchor = anchor
         super().__init__(*args, **options)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = [*dict.fromkeys([*(self._signature_columns or ()), "target"])]
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
         target = inputs.pop("target")  # (B)
@@ -140,12 +127,13 @@ def _trainer(
     hard = (
         {} if soft else {"loss_type": config.loss_type, "label_smoothing": config.label_smoothing}
     )
-    options = {"beta": config.beta, "max_length": None, **hard}
+    options = {"beta": config.beta, "max_length": None, "remove_unused_columns": not soft, **hard}
     kind = partial(SoftDPOTrainer, anchor=config.anchor) if soft else TokenDPOTrainer
+    pairs = DataCollatorForPreference(encode.tokenizer.pad_token_id)
     return kind(
         model=models.load_model(start, frozen=config.lora is not None),
         args=fitting.arguments(DPOConfig, into, config, seed, **options),
-        data_collator=SoftCollator(encode.tokenizer.pad_token_id) if soft else None,
+        data_collator=SoftCollator(pairs) if soft else None,
         train_dataset=dataset,
         processing_class=encode.tokenizer,
         peft_config=models.adapters(config.lora),

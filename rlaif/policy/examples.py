@@ -10,7 +10,7 @@ from typing import Any
 from rlaif.jsonl import rows
 from rlaif.records import Prompt
 from rlaif.training.examples import Encoder, LeftOut
-from rlaif.training.pairs import ROUNDING, encoded
+from rlaif.training.pairs import clear, encoded
 
 
 def labelled(
@@ -23,7 +23,7 @@ def labelled(
     for row in encoded(pairs, encode):
         if isinstance(row, LeftOut):
             yield row
-        elif row["target"] - 0.5 < min_margin - ROUNDING:
+        elif not clear(row["target"], min_margin):
             yield LeftOut("below_min_margin")
         elif row["target"] == 0.5 and not ties:
             yield LeftOut("tie")

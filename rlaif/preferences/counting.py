@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlaif.intervals import Share
+from rlaif.intervals import Hits
 from rlaif.preferences.judging import Rationale, Reading
 from rlaif.preferences.pairs import Candidates
 from rlaif.records import Pair, Verdict
@@ -21,26 +21,26 @@ class Figures:
     """What the verdicts under one principle have in common, or all of them."""
 
     n: int = 0
-    in_both_orders: int = 0
     target: float = 0.0
     first_place: float = 0.0
-    consistent: int = 0
-    confident: int = 0
+    in_both_orders: int = 0
+    consistent: Hits = field(default_factory=Hits)
+    confident: Hits = field(default_factory=Hits)
     unlabelled: Counter[str] = field(default_factory=Counter)
 
-    def add(self, verdict: Verdict, *, pairwise: bool) -> None:
-        """Count one verdict."""
+    def add(self, verdict: Verdict, prompt: str, *, pairwise: bool) -> None:
+        """Count one verdict on answers to a prompt; those of one prompt come together."""
         if verdict.target is None:
             self.unlabelled[verdict.unlabelled] += 1
             return
         self.n += 1
         self.target += verdict.target
-        self.confident += max(verdict.target, 1 - verdict.target) >= CONFIDENT
+        self.confident.add(max(verdict.target, 1 - verdict.target) >= CONFIDENT, prompt)
         if pairwise:
             a_first, b_first = verdict.orders
             self.in_both_orders += 1
             self.first_place += a_first - b_first
-            self.consistent += (a_first - 0.5) * (b_first - 0.5) > 0
+            self.consistent.add((a_first - 0.5) * (b_first - 0.5) > 0, prompt)
 
     def json(self) -> dict[str, Any]:
         """Plain values.
@@ -52,34 +52,10 @@ class Figures:
             "n": self.n,
             "mean_target": _mean(self.target, self.n),
             "position_bias": _mean(self.first_place, self.in_both_orders),
-            "consistent": Share(self.consistent, self.in_both_orders).json(),
-            "confident": Share(self.confident, self.n).json(),
+            "consistent": self.consistent.estimate.json(),
+            "confident": self.confident.estimate.json(),
             "unlabelled": dict(sorted(self.unlabelled.items())),
         }
-
-
-class Correlation:
-    """Pearson's correlation of two streams, by Welford's updates."""
-
-    def __init__(self) -> None:
-        self._n, self._x, self._y = 0, 0.0, 0.0
-        self._xx = self._yy = self._xy = 0.0
-
-    def add(self, x: float, y: float) -> None:
-        """One point."""
-        self._n += 1
-        dx, dy = x - self._x, y - self._y
-        self._x += dx / self._n
-        self._y += dy / self._n
-        self._xx += dx * (x - self._x)
-        self._yy += dy * (y - self._y)
-        self._xy += dx * (y - self._y)
-
-    @property
-    def value(self) -> float | None:
-        """None where one of the two does not vary."""
-        scale = math.sqrt(self._xx * self._yy)
-        return self._xy / scale if scale > 0 else None
 
 
 class Tally:
@@ -92,8 +68,8 @@ class Tally:
         self._unlabelled: Counter[str] = Counter()
         self._all = Figures()
         self._by_principle: dict[str, Figures] = defaultdict(Figures)
-        self._confident, self._spread, self._mass = 0, [0.0, 0], [0.0, 0]
-        self._length = Correlation()
+        self._confident, self._spread, self._mass = Hits(), [0.0, 0], [0.0, 0]
+        self._products = [0.0, 0.0, 0.0]  # of label and length: xy, xx, yy
 
     def candidates(self, row: Candidates, pairs: int) -> None:
         """Count the answers of one prompt, of which so many pairs are made."""
@@ -118,18 +94,26 @@ class Tally:
 
     def pair(self, pair: Pair) -> None:
         """Count one judged pair."""
+        prompt = pair.prompt.id
         for verdict in pair.verdicts:
-            self._all.add(verdict, pairwise=self._pairwise)
-            self._by_principle[verdict.principle].add(verdict, pairwise=self._pairwise)
+            for figures in (self._all, self._by_principle[verdict.principle]):
+                figures.add(verdict, prompt, pairwise=self._pairwise)
         if pair.target is None:
             self._unlabelled[pair.unlabelled] += 1
             return
         self._counts["labelled"] += 1
-        self._confident += max(pair.target, 1 - pair.target) >= CONFIDENT
-        self._length.add(len(pair.a) - len(pair.b), pair.target)
+        self._confident.add(max(pair.target, 1 - pair.target) >= CONFIDENT, prompt)
+        label, longer = pair.target - 0.5, len(pair.a) - len(pair.b)
+        for i, product in enumerate((label * longer, label**2, longer**2)):
+            self._products[i] += product
         if pair.spread is not None:
             self._spread[0] += pair.spread
             self._spread[1] += 1
+
+    @property
+    def _length_preference(self) -> float | None:
+        xy, xx, yy = self._products
+        return xy / math.sqrt(xx * yy) if xx and yy else None
 
     def json(self) -> dict[str, Any]:
         """The metrics: counts of answers and pairs, then figures of pairs, then of verdicts.
@@ -137,7 +121,8 @@ class Tally:
         `identical` counts pairs of draws that make no pair of their own, because their texts are
         equal or are those of another pair; `left_out` those beyond `max_pairs`. `label_mass` is the
         mean probability that fell on the two labels: near 0, the judge meant to say something else.
-        `length_preference` is the correlation of the label with how much longer a is.
+        `length_preference` is the correlation of the label with how much longer a is, uncentred:
+        what Pearson's r is of each pair and its mirror image, so that sides mean nothing.
         """
         names = ("prompts", "answers", "pairs", "identical", "left_out", "labelled")
         return {
@@ -146,9 +131,9 @@ class Tally:
             "unlabelled": dict(sorted(self._unlabelled.items())),
             "rationales": self._counts["rationales"],
             "label_mass": _mean(*self._mass),
-            "confident": Share(self._confident, self._counts["labelled"]).json(),
+            "confident": self._confident.estimate.json(),
             "spread": _mean(*self._spread),
-            "length_preference": _rounded(self._length.value),
+            "length_preference": _rounded(self._length_preference),
             "verdicts": self._all.json(),
             "principles": {id: f.json() for id, f in sorted(self._by_principle.items())},
         }

@@ -1,12 +1,14 @@
-"""The curves of a policy that learned from its own answers, as small plots."""
+"""The curves of a training, and those of a policy that learned from its own answers as plots."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from rlaif.jsonl import rows
 from rlaif.report import plots
 from rlaif.report.data import Finished
-from rlaif.report.examples import curve
 
 TITLES = {
     "reward": "Reward, in standard deviations of the start",
@@ -39,3 +41,20 @@ def panel(run: Finished) -> dict[str, Any]:
         return {}
     found = {title: curve(path, name) for name, title in TITLES.items()}
     return {title: plots.loss(points, title) for title, points in found.items() if len(points) > 1}
+
+
+def curve(path: Path, name: str) -> list[tuple[float, float]]:
+    """A figure over the steps of a training (curves.jsonl), at most some 400 points."""
+    if not path.is_file():
+        return []
+    points = [
+        (float(row["step"]), float(row[name]))
+        for row in rows(path, dict[str, Any])
+        if _number(row, "step") and _number(row, name)
+    ]
+    return points[:: max(len(points) // 400, 1)]
+
+
+def _number(row: Mapping[str, Any], name: str) -> bool:
+    value = row.get(name)
+    return isinstance(value, (int, float)) and value == value and abs(value) != float("inf")

@@ -14,7 +14,7 @@ from rlaif.runs import STAGES, base, stage_record
 MODELS = ("seed", "finetuned", "policy")
 _EVALUATED = (
     "by", "prompts", "violations", "principles", "helpfulness", "well_formed", "judged", "judge",
-    "wins", "lengths", "refusals", "boilerplate", "kl", "rounds",
+    "wins", "lengths", "refusals", "boilerplate", "kl", "rounds", "unknown_prompts",
 )  # fmt: skip
 
 

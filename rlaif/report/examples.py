@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 from rlaif.jsonl import rows
 from rlaif.records import Chain, Message, Sampled, Step
@@ -57,7 +56,7 @@ def compared(samples: Path, trained: str) -> list[Compared]:
         for sampled in group:
             first.setdefault(sampled.model, sampled)
         before, after = first.get("seed"), first.get(trained)
-        if not before or not after or before.unanswered or after.unanswered:
+        if not (before and after and _read(before) and _read(after)):
             continue
         kind = _kind(faults(before), faults(after))
         if left[kind]:
@@ -78,6 +77,11 @@ def revised(chains: Path, n: int = 4) -> list[Revised]:
         if len(found) == n:
             break
     return found
+
+
+def _read(sampled: Sampled) -> bool:
+    """Whether the oracle, or the judge under every principle, said what is at fault."""
+    return bool(sampled.truth or (sampled.violates and not sampled.unread))
 
 
 def faults(sampled: Sampled) -> tuple[str, ...]:
@@ -154,20 +158,3 @@ def _steps(chain: Chain) -> Iterator[tuple[Step, Runs]]:
     for step in chain.steps:
         yield step, word_diff(shown(text), shown(step.revision))
         text = step.revision
-
-
-def curve(path: Path, name: str) -> list[tuple[float, float]]:
-    """A figure over the steps of a training (curves.jsonl), at most some 400 points."""
-    if not path.is_file():
-        return []
-    points = [
-        (float(row["step"]), float(row[name]))
-        for row in rows(path, dict[str, Any])
-        if _number(row, "step") and _number(row, name)
-    ]
-    return points[:: max(len(points) // 400, 1)]
-
-
-def _number(row: Mapping[str, Any], name: str) -> bool:
-    value = row.get(name)
-    return isinstance(value, (int, float)) and value == value and abs(value) != float("inf")

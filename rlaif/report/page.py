@@ -57,7 +57,8 @@ def headline(figures: Mapping[str, Any]) -> str:
     trained = "policy" if violations.get("policy", {}).get("value") is not None else "finetuned"
     before, after = violations.get("seed", {}), violations.get(trained, {})
     if before.get("value") is None or after.get("value") is None:
-        return "This run is not evaluated yet"
+        missing = "evaluation" in figures["missing"]
+        return f"This run {'is not evaluated yet' if missing else 'has no answers to compare'}"
     change = violations.get("change", {}).get(trained, {})
     verb = "went from"
     if (change.get("high") or 0) < 0:
@@ -89,20 +90,20 @@ def _principles(figures: Mapping[str, Any], models: list[str]) -> list[tuple[str
 
 def _calibration(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Calibration plots of the labels and of the reward model, where there are curves."""
-    labels, reward = figures["labels"], figures["reward"]
-    out = {}
-    if labels.get("curve"):
-        curves = {"label": labels["curve"]}
-        out["labels"] = plots.calibration(curves, "Calibration of the labels")
-    if reward.get("curve"):
-        curves = {"label": reward["curve"]}
-        out["reward"] = plots.calibration(curves, "Calibration of the reward model")
-    return out
+    drawn = {
+        "labels": ("Calibration of the labels", "share that is right"),
+        "reward": ("Calibration of the reward model", "the judge's mean label"),
+    }
+    return {
+        of: plots.calibration(figures[of]["curve"], *names)
+        for of, names in drawn.items()
+        if figures[of].get("curve")
+    }
 
 
 def _rounds(figures: Mapping[str, Any]) -> Any:
-    found = figures.get("rounds")
-    if not found:
+    found = figures.get("rounds", ())
+    if not any(round["violations"]["n"] for round in found):
         return None
     kinds = {"violations": "violations", "helpful": "helpfulness"}
     series = {name: [round[key] for round in found] for name, key in kinds.items()}
@@ -112,7 +113,7 @@ def _rounds(figures: Mapping[str, Any]) -> Any:
 def _losses(run: Finished) -> dict[str, Any]:
     found = {}
     for stage in TRAININGS:
-        points = examples.curve(run.folder / stage / "curves.jsonl", "loss")
+        points = curves.curve(run.folder / stage / "curves.jsonl", "loss")
         if len(points) > 1:
             found[stage] = plots.loss(points, f"Training loss of {stage}")
     return found

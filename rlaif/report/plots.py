@@ -165,20 +165,18 @@ class Frame:
         )
 
 
-def calibration(curves: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Markup:
-    """Share right (or mean label) against stated confidence; the diagonal is perfect."""
+def calibration(points: Iterable[Mapping[str, Any]], what: str, up: str) -> Markup:
+    """What is `up`, the share right or the mean label, against stated confidence; the diagonal is
+    perfect."""
     frame = Frame((0.5, 1.0), (0.0, 1.0), height=300)
     marks = [frame.line([(0.5, 0.5), (1, 1)], "diagonal")]
-    for name, points in curves.items():
-        for point in points:
-            x, share = point["confidence"], point["accuracy"]
-            marks.append(_calibrated(frame, name, x, share))
+    marks += [_calibrated(frame, point["confidence"], point["accuracy"]) for point in points]
     scale = [(v / 10, f"{10 * v}%") for v in (5, 6, 7, 8, 9, 10)]
-    up = [(v / 4, f"{25 * v}%") for v in range(5)]
-    return frame.drawn(what, scale, up, ("stated probability", "share that is right"), *marks)
+    shares = [(v / 4, f"{25 * v}%") for v in range(5)]
+    return frame.drawn(what, scale, shares, ("stated probability", up), *marks)
 
 
-def _calibrated(frame: Frame, name: str, confidence: float, share: Share) -> Markup:
+def _calibrated(frame: Frame, confidence: float, share: Share) -> Markup:
     x, y = frame.at(confidence, share["value"])
     radius = min(2.5 + math.sqrt(share["n"]) / 3, 9)
     low, high = share.get("low"), share.get("high")
@@ -186,8 +184,8 @@ def _calibrated(frame: Frame, name: str, confidence: float, share: Share) -> Mar
     if low is not None and high is not None:
         whisker = frame.upright(confidence, low, high)
     return Markup(
-        '<g class="{}">{}<circle cx="{}" cy="{}" r="{:.1f}"/><title>{}</title></g>'
-    ).format(name, whisker, x, y, radius, _said(f"stated {100 * confidence:.0f}%, right", share))
+        '<g class="label">{}<circle cx="{}" cy="{}" r="{:.1f}"/><title>{}</title></g>'
+    ).format(whisker, x, y, radius, _said(f"stated {100 * confidence:.0f}%", share))
 
 
 def rounds(series: Mapping[str, Sequence[Share]], what: str) -> Markup:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlaif.calibration import Calibration, sigmoid, temperature
 from rlaif.intervals import Estimate, Hits
-from rlaif.training.pairs import ROUNDING
+from rlaif.training.pairs import clear
 
 CLEAR = 0.1  # a label so far from 0.5 is no tie that noise has broken
 
@@ -44,14 +44,14 @@ def figures(pairs: Sequence[Judged]) -> dict[str, Any]:
     without it.
     """
     decided = [p for p in pairs if p.target != 0.5]
-    clear = [p for p in pairs if abs(p.target - 0.5) >= CLEAR - ROUNDING]
+    sure = [p for p in pairs if clear(p.target, CLEAR)]
     fitted = temperature([(p.margin, p.target) for p in pairs if p.fits])
     others = [p for p in pairs if not p.fits]
     return {
         "heldout": len(pairs),
         "accuracy": _accuracy(decided).json(),
-        "clear": len(clear),
-        "clear_accuracy": _mean(clear, lambda p: float(_right(p))),
+        "clear": len(sure),
+        "clear_accuracy": _mean(sure, lambda p: float(_right(p))),
         **_agreement(pairs),
         "margin": _mean(decided, lambda p: math.copysign(p.margin, _right(p) - 0.5)),
         "length_correlation": _correlation(pairs, lambda p: p.margin),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from trl import RewardConfig as Arguments
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -24,25 +22,13 @@ from rlaif.templates import Templates
 from rlaif.training import fitting, models
 from rlaif.training.examples import Encoder, Example, LeftOut, stored
 from rlaif.training.pairs import encoded, share
+from rlaif.training.soft import SoftCollator
 
 SIDES = ("chosen_ids", "rejected_ids")
 
 
-@dataclass
-class SoftCollator(DataCollatorForPreference):
-    """TRL's, with the labels: `target` (B) beside `input_ids` (2 B, T), likelier answers first."""
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        targets = torch.tensor([example["target"] for example in examples], dtype=torch.float32)
-        return {**super().torch_call(examples), "target": targets}
-
-
 class SoftRewardTrainer(RewardTrainer):
     """TRL's reward trainer on soft labels. Its own figures are those of the likelier answer."""
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = [*dict.fromkeys([*(self._signature_columns or ()), "target"])]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -70,10 +56,11 @@ def fit(into: Path) -> None:
     dataset, left_out = stored(into, "training_pairs", lambda: part(False))
     heldout, left_out_too = stored(into, "heldout_pairs", lambda: part(True), optional=True)
     encode.tokenizer.pad_token_id = encode.padding
+    options = {"max_length": None, "remove_unused_columns": False}
     trainer = SoftRewardTrainer(
         model=models.load_model(start, reward=True, frozen=config.lora is not None),
-        args=fitting.arguments(Arguments, into, config, seed, max_length=None),
-        data_collator=SoftCollator(encode.padding),
+        args=fitting.arguments(Arguments, into, config, seed, **options),
+        data_collator=SoftCollator(DataCollatorForPreference(encode.padding)),
         train_dataset=dataset,
         processing_class=encode.tokenizer,
         peft_config=models.adapters(config.lora, reward=True),

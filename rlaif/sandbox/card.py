@@ -120,8 +120,8 @@ class Card:
 def measure(
     engine: Answering,
     *,
-    n: int = 20,
-    drafts: int = 400,
+    n: int,
+    drafts: int,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Card:
     """Measure the card: `n` cases a principle, request type and verdict; two drafts a request."""

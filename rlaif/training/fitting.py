@@ -26,7 +26,9 @@ from rlaif.training.models import on_gpu_with_bf16
 
 A = TypeVar("A", bound=TrainingArguments)
 
-_OURS = {"output_dir", "max_length", "max_seq_length", "truncation_mode"}  # not for `trl:`
+_OURS = {  # not for `trl:`
+    "output_dir", "max_length", "max_seq_length", "truncation_mode", "remove_unused_columns"
+}  # fmt: skip
 _WHOLE = "complete"  # the file that a checkpoint gets last
 _NOT_KEPT = {"step", "num_tokens"}  # not restored by TRL when a training goes on
 _SUMMARY = "train_runtime"  # of the last row of the trainer's log, which is about time

@@ -12,7 +12,6 @@ from rlaif.records import Pair
 from rlaif.training.examples import Encoder, LeftOut
 
 PAIRS = "pairs.jsonl"
-ROUNDING = 1e-9  # 0.6 - 0.5 is less than 0.1
 
 
 def encoded(
@@ -36,6 +35,11 @@ def share(opening: str, purpose: str, seed: int) -> float:
     """A number in [0, 1) for each `Prompt.opening`, the same wherever it is asked for."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{opening}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
+
+
+def clear(label: float, margin: float) -> bool:
+    """Whether a label is at least so far from 0.5."""
+    return abs(label - 0.5) >= margin - 1e-9  # 0.6 - 0.5 is less than 0.1
 
 
 def _example(pair: Pair, encode: Encoder) -> dict[str, Any]:
