@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rlaif.config.policy import DpoConfig, KtoConfig, PpoConfig
+from rlaif.config.policy import DpoConfig, GrpoConfig, KtoConfig, PpoConfig, RlooConfig
 from rlaif.config.run import RewardConfig
 from rlaif.errors import ConfigError, DataError, TrainingFailed
 from rlaif.policy.options import LOSSES, SMOOTHED, check_dpo, check_kto
@@ -288,7 +288,9 @@ def test_pairs_without_a_clear_label_are_left_out_and_counted(
     assert metrics["examples"] == 24 - sum(expected.values())
 
 
-@pytest.mark.parametrize("kind", [DpoConfig, KtoConfig, PpoConfig, RewardConfig])
+@pytest.mark.parametrize(
+    "kind", [DpoConfig, KtoConfig, PpoConfig, GrpoConfig, RlooConfig, RewardConfig]
+)
 def test_dropout_that_would_do_nothing_is_an_error(kind: Any) -> None:
     assert kind(lora={"r": 4}).lora.r == 4
     with pytest.raises(ValidationError, match="switches dropout off"):

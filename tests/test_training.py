@@ -233,6 +233,34 @@ def test_a_model_is_loaded_in_single_precision(model: Path) -> None:
     assert {p.dtype for p in models.load_model(model).parameters()} == {torch.float32}
 
 
+def wet(kind: str) -> Any:
+    """A tiny model of an architecture that has dropout somewhere: modules, attention, residuals."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 40, "hidden_size": 16}
+    rates = {
+        "gpt2": {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5},
+        "starcoder2": {"residual_dropout": 0.5, "embedding_dropout": 0.5},
+        "granite": {"attention_dropout": 0.5},
+    }
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes | rates[kind]))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "starcoder2", "granite"])
+def test_dropout_is_off_wherever_it_is(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    wet(kind).save_pretrained(tmp_path)
+
+    def draws(config: TrainerConfig) -> list[Any]:
+        made: Any = models.load_for_training(tmp_path, config).train()
+        return [made(torch.arange(12)[None]).logits for _ in range(2)]
+
+    for config in (DpoConfig(), KtoConfig(), PpoConfig(), GrpoConfig(), RlooConfig()):
+        assert torch.equal(*draws(config))
+    assert not torch.equal(*draws(FinetuneConfig()))
+
+
 def test_garbled_weights_are_an_error_with_a_remedy(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"garbage" * 100)
     with pytest.raises(ConfigError, match="cannot be loaded") as caught:

@@ -143,7 +143,7 @@ def _trainer(
     options = {"beta": config.beta, "max_length": None, **hard}
     kind = partial(SoftDPOTrainer, anchor=config.anchor) if soft else TokenDPOTrainer
     return kind(
-        model=models.load_model(start, frozen=config.lora is not None),
+        model=models.load_for_training(start, config),
         args=fitting.arguments(DPOConfig, into, config, seed, **options),
         data_collator=SoftCollator(encode.tokenizer.pad_token_id) if soft else None,
         train_dataset=dataset,

@@ -71,7 +71,7 @@ def fit(into: Path) -> None:
     heldout, left_out_too = stored(into, "heldout_pairs", lambda: part(True), optional=True)
     encode.tokenizer.pad_token_id = encode.padding
     trainer = SoftRewardTrainer(
-        model=models.load_model(start, reward=True, frozen=config.lora is not None),
+        model=models.load_for_training(start, config, reward=True),
         args=fitting.arguments(Arguments, into, config, seed, max_length=None),
         data_collator=SoftCollator(encode.padding),
         train_dataset=dataset,

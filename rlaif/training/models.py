@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.config.engine import EngineConfig
-from rlaif.config.section import LoraConfig
+from rlaif.config.section import LoraConfig, TrainerConfig
 from rlaif.engine.model import check_servable, local_folder
 from rlaif.errors import ConfigError
 
 if TYPE_CHECKING:
     import peft
     import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -105,6 +106,30 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
         what = f"{len(missing)} weights are missing, such as {missing[0]}"
         raise ConfigError(what, where=str(folder), remedy=remedy)
     return model
+
+
+def load_for_training(
+    folder: Path, config: TrainerConfig, *, reward: bool = False
+) -> PreTrainedModel:
+    """`load_model` as a training wants it: frozen under adapters, and without dropout where the
+    training compares probabilities or rewards, which must not hang on chance."""
+    model = load_model(folder, reward=reward, frozen=config.lora is not None)
+    if config.no_dropout:
+        without_dropout(model)
+    return model
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Switch dropout off for good: modules, and the numbers that attention and others are called
+    with, whatever an architecture names them."""
+    from torch import nn
+
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def context_length(model: PreTrainedModel) -> int:
