@@ -233,6 +233,18 @@ def test_a_model_is_loaded_in_single_precision(model: Path) -> None:
     assert {p.dtype for p in models.load_model(model).parameters()} == {torch.float32}
 
 
+def test_how_a_model_is_drawn_from_does_not_hinder_training(copy: Path, tmp_path: Path) -> None:
+    """transformers loads a temperature without do_sample, and refuses to save it."""
+    from rlaif.policy.dpo import fit
+
+    drawn = json.dumps({"temperature": 0.9, "top_p": 0.6, "eos_token_id": [0, 4]})
+    (copy / "generation_config.json").write_text(drawn)
+    pairs, into = tiny.pairs(tmp_path / "pairs", n=8), tmp_path / "into"
+    tiny.fit(fit, into, DpoConfig(**tiny.QUICK, save_every=1), model=copy, pairs=pairs)
+    assert (into / "model" / "generation_config.json").read_text() == drawn
+    assert vars(models.load_model(into / "model").generation_config)["eos_token_id"] == [0, 4]
+
+
 def wet(kind: str) -> Any:
     """A tiny model of an architecture that has dropout somewhere: modules, attention, residuals."""
     from transformers import AutoConfig, AutoModelForCausalLM

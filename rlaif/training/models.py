@@ -84,6 +84,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> PreTrainedModel:
     """The folder's model in float32, whatever its own format: small steps would be lost otherwise.
+    Of its generation config it has the tokens that end an answer: the rest would change what is
+    drawn, or be refused where the model is saved.
 
     With `reward` it has one output, which is 0 where the folder holds a language model. A `frozen`
     model, which only adapters train, is in bfloat16 where the GPU has it, but for that output.
@@ -92,7 +94,11 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
         ConfigError: it cannot be read, or some of its weights are missing.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        GenerationConfig,
+    )
 
     auto = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     options = {"num_labels": 1} if reward else {}
@@ -101,6 +107,9 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
     if reward:
         head = model.get_parameter(HEAD)
         head.data = head.data.float() * (HEAD not in missing)
+    else:
+        ends = model.generation_config.eos_token_id  # pyright: ignore[reportOptionalMemberAccess]
+        model.generation_config = GenerationConfig(eos_token_id=ends)
     if missing := sorted(missing - ({HEAD} if reward else set())):
         remedy = "save the model again with save_pretrained()"
         what = f"{len(missing)} weights are missing, such as {missing[0]}"
