@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from rlaif import shipped
 from rlaif.config.policy import PpoConfig, RewardsConfig
 from rlaif.config.section import LoraConfig
+from rlaif.errors import TrainingFailed
 from rlaif.jsonl import writing
 from rlaif.policy.rewards import Rewards
 from rlaif.records import Message, Prompt
@@ -472,6 +473,24 @@ def test_dropout_is_off(model: Path, tmp_path: Path, given: dict[str, Any]) -> N
         made.policy.learner.model.train()
         first, second = (made.policy.log_probs(micro) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("of", ["policy", "value"])
+def test_an_infinite_gradient_leaves_no_checkpoint(
+    of: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlaif.policy.ppo import objective
+
+    loss = getattr(objective, f"{of}_loss")
+
+    def steep(new: torch.Tensor, *others: Any) -> Any:
+        new.register_hook(lambda gradient: gradient * math.inf)
+        return loss(new, *others)
+
+    monkeypatch.setattr(objective, f"{of}_loss", steep)
+    with pytest.raises(TrainingFailed, match="grad_norm is nan in batch 1"):
+        trained(tmp_path, given, minibatches=1, ppo_epochs=1)
+    assert not list(tmp_path.glob("checkpoints/checkpoint-*"))
 
 
 # --- drawing --------------------------------------------------------------------------------------

@@ -190,12 +190,14 @@ class _Steward(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        loss = state.log_history[-1].get("loss")
-        if loss is not None and not math.isfinite(loss):
-            remedy = "set a lower learning_rate"
-            raise TrainingFailed(f"the loss is {loss} at step {state.global_step}", remedy=remedy)
+        row, step = state.log_history[-1], state.global_step
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):  # fp16 skips such a step
+            if not math.isfinite(row.get(name, 0.0)):
+                remedy = "set a lower learning_rate"
+                raise TrainingFailed(f"the {name} is {row[name]} at step {step}", remedy=remedy)
+        loss = row.get("loss")
         if loss is not None and state.is_world_process_zero:
-            said = {"step": state.global_step, "total": state.max_steps, "text": f"loss {loss:.3f}"}
+            said = {"step": step, "total": state.max_steps, "text": f"loss {loss:.3f}"}
             write_whole(self._folder / PROGRESS, said)
 
     def on_save(
