@@ -723,7 +723,11 @@ def test_one_batch_beyond_a_limit_is_chance() -> None:
     wires = Wires(TripwireConfig(kl=1.0, patience=2))
     rows = [{"step": i, "kl": kl, "entropy": 1.0, "length": 9.0, "reward": 0.0}
             for i, kl in enumerate((2.0, 0.5, 2.0, 2.0))]  # fmt: skip
-    assert [wires.batch(row) is not None for row in rows] == [False, False, False, True]
+    tripped = []
+    for row in rows:
+        wires.batch(row)
+        tripped.append(wires.tripped is not None)
+    assert tripped == [False, False, False, True]
     again = Wires(TripwireConfig(kl=1.0, patience=2))
     again.restore(json.loads(json.dumps(wires.state())))
     assert again == wires
@@ -737,9 +741,10 @@ def test_a_policy_beyond_a_limit_is_never_the_best() -> None:
     found = []
     for step, length in enumerate((10.0, 30.0, 12.0)):
         row = {"step": step, "kl": 0.0, "entropy": 1.0, "length": length, "reward": 0.0}
-        assert wires.batch(row) is None
+        wires.batch(row)
         found.append(wires.probe(row, quality=float(step)))
-    assert found == [(True, None), (False, None), (True, None)]
+    assert found == [True, False, True]
+    assert wires.tripped is None
 
 
 # --- many processes -------------------------------------------------------------------------------

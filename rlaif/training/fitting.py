@@ -27,7 +27,7 @@ from rlaif.training.models import on_gpu_with_bf16
 A = TypeVar("A", bound=TrainingArguments)
 
 _OURS = {"output_dir", "max_length", "max_seq_length", "truncation_mode"}  # not for `trl:`
-_WHOLE = "complete"  # the file that a checkpoint gets last
+WHOLE = "complete"  # the file that a checkpoint gets last
 _NOT_KEPT = {"step", "num_tokens"}  # not restored by TRL when a training goes on
 _SUMMARY = "train_runtime"  # of the last row of the trainer's log, which is about time
 
@@ -128,7 +128,8 @@ def fit(trainer: Trainer, folder: Path) -> Fitted:
     """
     with stopping() as stop:
         trainer.add_callback(_Steward(folder, stop))
-        trainer.train(resume_from_checkpoint=_checkpoint(folder / CHECKPOINTS))
+        last = last_checkpoint(folder / CHECKPOINTS)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     if stop.told:
         sys.exit(128 + signal.SIGTERM)
     history = [row for row in trainer.state.log_history if _SUMMARY not in row]
@@ -144,10 +145,15 @@ def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sorted(row.items()) if name not in _NOT_KEPT}
 
 
-def _checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that was written to its end."""
-    whole = [p.parent for p in folder.glob(f"checkpoint-*/{_WHOLE}")]
-    return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
+    whole = (path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}"))
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a folder such as `checkpoint-12`."""
+    return int(folder.name.split("-")[1])
 
 
 class Stop:
@@ -204,4 +210,4 @@ class _Steward(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            (self._folder / CHECKPOINTS / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            (self._folder / CHECKPOINTS / f"checkpoint-{state.global_step}" / WHOLE).touch()
