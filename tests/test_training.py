@@ -245,6 +245,14 @@ def test_how_a_model_is_drawn_from_does_not_hinder_training(copy: Path, tmp_path
     assert vars(models.load_model(into / "model").generation_config)["eos_token_id"] == [0, 4]
 
 
+@pytest.mark.parametrize("layer", ["embed_tokens", "lm_head"])
+def test_no_adapter_is_merged_into_two_layers(model: Path, layer: str) -> None:
+    config = DpoConfig.model_validate({"lora": {"target_modules": [layer, "q_proj"]}})
+    with pytest.raises(ConfigError, match=f"embed_tokens and lm_head share.*\n.*{layer} away"):
+        models.load_for_training(model, config)
+    models.load_for_training(model, DpoConfig.model_validate({"lora": {}}))
+
+
 def wet(kind: str) -> Any:
     """A tiny model of an architecture that has dropout somewhere: modules, attention, residuals."""
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,13 @@ def load_for_training(
     folder: Path, config: TrainerConfig, *, reward: bool = False
 ) -> PreTrainedModel:
     """`load_model` as a training wants it: frozen under adapters, and without dropout where the
-    training compares probabilities or rewards, which must not hang on chance."""
+    training compares probabilities or rewards, which must not hang on chance.
+
+    Raises:
+        ConfigError: as `load_model`; or an adapter is wanted at a weight that two layers share.
+    """
     model = load_model(folder, reward=reward, frozen=config.lora is not None)
+    _refuse_shared(model, adapters(config.lora))
     if config.no_dropout:
         without_dropout(model)
     return model
@@ -139,6 +145,19 @@ def without_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+
+
+def _refuse_shared(model: PreTrainedModel, wanted: peft.LoraConfig | None) -> None:
+    """Of tied embeddings an adapter is learned at one end, and would be merged into both."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    weight: Any = model.get_input_embeddings().weight
+    layers = [n for n, layer in model.named_modules() if getattr(layer, "weight", None) is weight]
+    if wanted and len(layers) > 1:
+        for name in filter(partial(check_target_module_exists, wanted), layers):
+            what = f"{' and '.join(layers)} share their weights: no adapter can be merged into one"
+            remedy = f"leave {name.rpartition('.')[2]} away"
+            raise ConfigError(what, where="lora.target_modules", remedy=remedy)
 
 
 def context_length(model: PreTrainedModel) -> int:
