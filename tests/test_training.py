@@ -297,6 +297,17 @@ def test_missing_weights_are_never_made_up(copy: Path) -> None:
         models.load_model(copy)
 
 
+def test_an_encoder_with_another_head_is_no_reward_model_of_ours(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    BertForSequenceClassification(
+        BertConfig(**sizes, vocab_size=40, intermediate_size=16, num_labels=1)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="this is no reward model"):
+        models.load_reward_model(tmp_path)
+
+
 def test_a_language_model_is_no_reward_model(model: Path) -> None:
     with pytest.raises(ConfigError, match="no reward model"):
         models.load_reward_model(model)

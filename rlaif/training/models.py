@@ -175,7 +175,7 @@ def load_reward_model(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification
 
     model, missing = _loaded(AutoModelForSequenceClassification, folder, torch.float32)
-    if missing or model.config.num_labels != 1:
+    if missing or model.config.num_labels != 1 or HEAD not in dict(model.named_parameters()):
         remedy = "name the model folder of a reward stage"
         raise ConfigError("this is no reward model", where=str(folder), remedy=remedy)
     return model
