@@ -704,6 +704,23 @@ def test_a_policy_is_kept_while_a_checkpoint_may_go_back_to_it(tmp_path: Path) -
     assert {p.name for p in tmp_path.glob("best-*")} == {"best-12", "best-25"}
 
 
+def test_torn_checkpoints_push_out_no_whole_one(tmp_path: Path) -> None:
+    """Two saves that were killed, at later steps than the one that a training is now gone on to."""
+    from rlaif.policy.ppo.checkpoint import Checkpoints
+
+    alone = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+    learner: Any = SimpleNamespace(
+        accelerator=alone, save=lambda folder: folder.mkdir(parents=True)
+    )
+    kept = Checkpoints(tmp_path, learner, learner, save=lambda folder: None)
+    state = {"wires": {"best": None}}
+    kept.save(10, state)
+    for torn in (13, 14):
+        (tmp_path / f"checkpoint-{torn}" / "policy").mkdir(parents=True)
+    kept.save(12, state)
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-10", "checkpoint-12"}
+
+
 def test_without_held_out_prompts_there_is_no_way_back(
     given: dict[str, Any], tmp_path: Path
 ) -> None:

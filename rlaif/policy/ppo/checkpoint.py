@@ -14,7 +14,6 @@ from rlaif.policy.ppo.learner import Learner
 from rlaif.training.fitting import WHOLE, last_checkpoint, step_of
 
 _STATE, _BEST = "state.json", "best"
-_KEPT = 2  # the last one may be torn by a kill
 
 
 class Checkpoints:
@@ -29,11 +28,13 @@ class Checkpoints:
         self._save = save
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint; it counts once it is marked whole."""
-        self._write(self._folder / f"checkpoint-{step}", state)
+        """Write a checkpoint; it counts once it is marked whole. The one before is kept, too."""
+        made, before = self._folder / f"checkpoint-{step}", last_checkpoint(self._folder)
+        self._write(made, state)
         if self._accelerator.is_main_process:
-            for old in sorted(self._folder.glob("checkpoint-*"), key=step_of)[:-_KEPT]:
-                shutil.rmtree(old)
+            for old in self._folder.glob("checkpoint-*"):
+                if old not in (made, before):
+                    shutil.rmtree(old)
             forget(self._folder, _STATE)
 
     def load(self) -> dict[str, Any] | None:
