@@ -71,7 +71,7 @@ def fit(into: Path) -> None:
     dataset, left_out = stored(into, "revisions", lambda: _examples(chains, config, encode, seed))
     block = config.max_length if config.trl.get("packing") else None  # nothing is longer
     trainer = SFTTrainer(
-        model=models.load_model(start, frozen=config.lora is not None),
+        model=models.load_for_training(start, config),
         args=fitting.arguments(SFTConfig, into, config, seed, max_length=block),
         train_dataset=dataset.select_columns(["input_ids", "labels"]),
         processing_class=encode.tokenizer,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rlaif.config.policy import DpoConfig, KtoConfig, PpoConfig
+from rlaif import losses
+from rlaif.config.policy import DpoConfig, GrpoConfig, KtoConfig, PpoConfig, RlooConfig
 from rlaif.config.run import RewardConfig
 from rlaif.errors import ConfigError, DataError, TrainingFailed
 from rlaif.policy.options import LOSSES, SMOOTHED, check_dpo, check_kto
@@ -295,7 +296,9 @@ def test_pairs_without_a_clear_label_are_left_out_and_counted(
     assert metrics["examples"] == 24 - sum(expected.values())
 
 
-@pytest.mark.parametrize("kind", [DpoConfig, KtoConfig, PpoConfig, RewardConfig])
+@pytest.mark.parametrize(
+    "kind", [DpoConfig, KtoConfig, PpoConfig, GrpoConfig, RlooConfig, RewardConfig]
+)
 def test_dropout_that_would_do_nothing_is_an_error(kind: Any) -> None:
     assert kind(lora={"r": 4}).lora.r == 4
     with pytest.raises(ValidationError, match="switches dropout off"):
@@ -342,8 +345,25 @@ def test_kto_trains_on_single_answers(given: dict[str, Any], model: Path, tmp_pa
 
 def test_a_training_that_diverges_is_a_failure(given: dict[str, Any], tmp_path: Path) -> None:
     config = DpoConfig.model_validate(tiny.QUICK | {"learning_rate": 1e20, "epochs": 3})
-    with pytest.raises(TrainingFailed, match=r"the loss is nan at step \d+\n.*lower learning_rate"):
+    with pytest.raises(TrainingFailed, match=r"is (nan|inf) at step \d+\n.*lower learning_rate"):
         dpo(tmp_path, config, **given)
+
+
+def test_an_infinite_gradient_leaves_no_model(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a finite loss: the weights are NaN after the step."""
+    preference = losses.preference
+
+    def steep(difference: Any, target: Any) -> Any:
+        difference.register_hook(lambda gradient: gradient * math.inf)
+        return preference(difference, target)
+
+    monkeypatch.setattr(losses, "preference", steep)
+    config = DpoConfig.model_validate(tiny.QUICK | {"save_every": 1})
+    with pytest.raises(TrainingFailed, match="the grad_norm is nan at step 1"):
+        dpo(tmp_path, config, **given)
+    assert not list(tmp_path.glob("checkpoints/checkpoint-*"))
 
 
 def test_nothing_to_learn_is_an_error(model: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from rlaif import shipped
 from rlaif.config.policy import PpoConfig, RewardsConfig
 from rlaif.config.section import LoraConfig
+from rlaif.errors import TrainingFailed
 from rlaif.jsonl import writing
 from rlaif.policy.rewards import Rewards
 from rlaif.records import Message, Prompt
@@ -474,6 +475,24 @@ def test_dropout_is_off(model: Path, tmp_path: Path, given: dict[str, Any]) -> N
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("of", ["policy", "value"])
+def test_an_infinite_gradient_leaves_no_checkpoint(
+    of: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlaif.policy.ppo import objective
+
+    loss = getattr(objective, f"{of}_loss")
+
+    def steep(new: torch.Tensor, *others: Any) -> Any:
+        new.register_hook(lambda gradient: gradient * math.inf)
+        return loss(new, *others)
+
+    monkeypatch.setattr(objective, f"{of}_loss", steep)
+    with pytest.raises(TrainingFailed, match="grad_norm is nan in batch 1"):
+        trained(tmp_path, given, minibatches=1, ppo_epochs=1)
+    assert not list(tmp_path.glob("checkpoints/checkpoint-*"))
+
+
 # --- drawing --------------------------------------------------------------------------------------
 
 
@@ -685,6 +704,23 @@ def test_a_policy_is_kept_while_a_checkpoint_may_go_back_to_it(tmp_path: Path) -
     assert {p.name for p in tmp_path.glob("best-*")} == {"best-12", "best-25"}
 
 
+def test_torn_checkpoints_push_out_no_whole_one(tmp_path: Path) -> None:
+    """Two saves that were killed, at later steps than the one that a training is now gone on to."""
+    from rlaif.policy.ppo.checkpoint import Checkpoints
+
+    alone = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+    learner: Any = SimpleNamespace(
+        accelerator=alone, save=lambda folder: folder.mkdir(parents=True)
+    )
+    kept = Checkpoints(tmp_path, learner, learner, save=lambda folder: None)
+    state = {"wires": {"best": None}}
+    kept.save(10, state)
+    for torn in (13, 14):
+        (tmp_path / f"checkpoint-{torn}" / "policy").mkdir(parents=True)
+    kept.save(12, state)
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-10", "checkpoint-12"}
+
+
 def test_without_held_out_prompts_there_is_no_way_back(
     given: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -704,7 +740,11 @@ def test_one_batch_beyond_a_limit_is_chance() -> None:
     wires = Wires(TripwireConfig(kl=1.0, patience=2))
     rows = [{"step": i, "kl": kl, "entropy": 1.0, "length": 9.0, "reward": 0.0}
             for i, kl in enumerate((2.0, 0.5, 2.0, 2.0))]  # fmt: skip
-    assert [wires.batch(row) is not None for row in rows] == [False, False, False, True]
+    tripped = []
+    for row in rows:
+        wires.batch(row)
+        tripped.append(wires.tripped is not None)
+    assert tripped == [False, False, False, True]
     again = Wires(TripwireConfig(kl=1.0, patience=2))
     again.restore(json.loads(json.dumps(wires.state())))
     assert again == wires
@@ -718,9 +758,10 @@ def test_a_policy_beyond_a_limit_is_never_the_best() -> None:
     found = []
     for step, length in enumerate((10.0, 30.0, 12.0)):
         row = {"step": step, "kl": 0.0, "entropy": 1.0, "length": length, "reward": 0.0}
-        assert wires.batch(row) is None
+        wires.batch(row)
         found.append(wires.probe(row, quality=float(step)))
-    assert found == [(True, None), (False, None), (True, None)]
+    assert found == [True, False, True]
+    assert wires.tripped is None
 
 
 # --- many processes -------------------------------------------------------------------------------

@@ -306,6 +306,17 @@ def test_a_text_that_does_not_fit_has_no_reward(made: tuple[Path, dict[str, Any]
     assert found[1] is None
 
 
+def test_a_reward_model_of_others_needs_no_padding_token_in_its_config(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    other = shutil.copytree(made[0] / "model", tmp_path / "other")
+    settings = json.loads((other / "config.json").read_text()) | {"pad_token_id": None}
+    (other / "config.json").write_text(json.dumps(settings))
+    asked = tiny.prompt(0).messages
+    rows = [(asked, "boat"), (asked, "boat boat elm")]
+    assert list(scores(other, rows)) == list(scores(made[0] / "model", rows))
+
+
 def test_a_model_whose_config_is_nested_is_read(model: Path, tmp_path: Path) -> None:
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 

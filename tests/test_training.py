@@ -233,6 +233,54 @@ def test_a_model_is_loaded_in_single_precision(model: Path) -> None:
     assert {p.dtype for p in models.load_model(model).parameters()} == {torch.float32}
 
 
+def test_how_a_model_is_drawn_from_does_not_hinder_training(copy: Path, tmp_path: Path) -> None:
+    """transformers loads a temperature without do_sample, and refuses to save it."""
+    from rlaif.policy.dpo import fit
+
+    drawn = json.dumps({"temperature": 0.9, "top_p": 0.6, "eos_token_id": [0, 4]})
+    (copy / "generation_config.json").write_text(drawn)
+    pairs, into = tiny.pairs(tmp_path / "pairs", n=8), tmp_path / "into"
+    tiny.fit(fit, into, DpoConfig(**tiny.QUICK, save_every=1), model=copy, pairs=pairs)
+    assert (into / "model" / "generation_config.json").read_text() == drawn
+    assert vars(models.load_model(into / "model").generation_config)["eos_token_id"] == [0, 4]
+
+
+@pytest.mark.parametrize("layer", ["embed_tokens", "lm_head"])
+def test_no_adapter_is_merged_into_two_layers(model: Path, layer: str) -> None:
+    config = DpoConfig.model_validate({"lora": {"target_modules": [layer, "q_proj"]}})
+    with pytest.raises(ConfigError, match=f"embed_tokens and lm_head share.*\n.*{layer} away"):
+        models.load_for_training(model, config)
+    models.load_for_training(model, DpoConfig.model_validate({"lora": {}}))
+
+
+def wet(kind: str) -> Any:
+    """A tiny model of an architecture that has dropout somewhere: modules, attention, residuals."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 40, "hidden_size": 16}
+    rates = {
+        "gpt2": {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5},
+        "starcoder2": {"residual_dropout": 0.5, "embedding_dropout": 0.5},
+        "granite": {"attention_dropout": 0.5},
+    }
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes | rates[kind]))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "starcoder2", "granite"])
+def test_dropout_is_off_wherever_it_is(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    wet(kind).save_pretrained(tmp_path)
+
+    def draws(config: TrainerConfig) -> list[Any]:
+        made: Any = models.load_for_training(tmp_path, config).train()
+        return [made(torch.arange(12)[None]).logits for _ in range(2)]
+
+    for config in (DpoConfig(), KtoConfig(), PpoConfig(), GrpoConfig(), RlooConfig()):
+        assert torch.equal(*draws(config))
+    assert not torch.equal(*draws(FinetuneConfig()))
+
+
 def test_garbled_weights_are_an_error_with_a_remedy(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"garbage" * 100)
     with pytest.raises(ConfigError, match="cannot be loaded") as caught:
@@ -247,6 +295,16 @@ def test_missing_weights_are_never_made_up(copy: Path) -> None:
     save_file(kept, copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(ConfigError, match="1 weights are missing"):
         models.load_model(copy)
+
+
+def test_an_encoder_with_another_head_is_no_reward_model_of_ours(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes |= {"vocab_size": 40, "intermediate_size": 16, "num_labels": 1}
+    BertForSequenceClassification(BertConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="this is no reward model"):
+        models.load_reward_model(tmp_path)
 
 
 def test_a_language_model_is_no_reward_model(model: Path) -> None:

@@ -145,6 +145,7 @@ class TripwireConfig(Section):
 class OnPolicyConfig(LearnerConfig):
     """What PPO, GRPO and RLOO share: answers that are drawn, scored and watched."""
 
+    no_dropout = True
     limit: int | None = Field(default=None, gt=0)
     """Use so many training prompts at most."""
 
@@ -184,7 +185,6 @@ class PpoConfig(OnPolicyConfig):
     `batch_size` answers make one step of the optimizer; `epochs` are passes over the prompts.
     """
 
-    no_dropout = True
     kind: Literal["ppo"] = "ppo"
 
     learning_rate: float = Field(default=3e-6, gt=0)

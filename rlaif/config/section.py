@@ -119,7 +119,7 @@ class LoraConfig(Section):
     """Scale: updates count alpha / r."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout inside the adapters, in trainings that leave dropout on: finetuning, GRPO, RLOO."""
+    """Dropout inside the adapters, where the training leaves dropout on: in finetuning."""
 
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which layers get one, as peft names them."""

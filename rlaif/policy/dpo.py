@@ -131,7 +131,7 @@ def _trainer(
     kind = partial(SoftDPOTrainer, anchor=config.anchor) if soft else TokenDPOTrainer
     pairs = DataCollatorForPreference(encode.tokenizer.pad_token_id)
     return kind(
-        model=models.load_model(start, frozen=config.lora is not None),
+        model=models.load_for_training(start, config),
         args=fitting.arguments(DPOConfig, into, config, seed, **options),
         data_collator=SoftCollator(pairs) if soft else None,
         train_dataset=dataset,

@@ -50,7 +50,7 @@ def fit(into: Path, config: GrpoConfig | RlooConfig, trainer: Any, arguments: An
         watch = Watch(into, asked, config, encode, rewards)
         steady: Any = type(f"Steady{trainer.__name__}", (_Steady, trainer), {})
         made = steady(
-            model=models.load_model(start, frozen=config.lora is not None),
+            model=models.load_for_training(start, config),
             reward_funcs=scoring(rewards),
             args=_enough(fitting.arguments(arguments, into, config, seed, **_options(config)), n),
             train_dataset=dataset,

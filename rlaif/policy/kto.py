@@ -43,7 +43,7 @@ def fit(into: Path) -> None:
     encode = Encoder(start, config.max_length, asked.get("templates"))
     dataset, left_out = stored(into, "answers", lambda: _examples(pairs, encode, config))
     trainer = TokenKTOTrainer(
-        model=models.load_model(start, frozen=config.lora is not None),
+        model=models.load_for_training(start, config),
         args=fitting.arguments(KTOConfig, into, config, seed, beta=config.beta, max_length=None),
         train_dataset=dataset.shuffle(seed=seed),  # else both answers to a prompt are neighbours
         processing_class=encode.tokenizer,

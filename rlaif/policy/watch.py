@@ -22,7 +22,7 @@ from rlaif.policy.ppo.learner import refuse_fsdp1
 from rlaif.policy.ppo.probe import Gauge, Probe, first_and_last
 from rlaif.policy.ppo.prompts import answer_ends, decoder, heldout_prompts
 from rlaif.policy.ppo.rollouts import Generated
-from rlaif.policy.ppo.wires import Tripped, Wires
+from rlaif.policy.ppo.wires import Wires
 from rlaif.policy.rewards import Rewards
 from rlaif.training import models
 from rlaif.training.examples import Encoder
@@ -71,7 +71,6 @@ class Watch(TrainerCallback):
             heldout_prompts(Path(asked["prompts"]), encode, config),
         )
         self._gauge, self._wires = Gauge(config.rewards), Wires(config.wires)
-        self._tripped: Tripped | None = None
 
     # --- what the trainer calls -------------------------------------------------------------------
 
@@ -98,13 +97,13 @@ class Watch(TrainerCallback):
             return
         unknown = {f"reward/{name}": math.nan for name in self._gauge.weights}
         reward = self._gauge.read(unknown | row)
-        self._tripped = self._wires.batch(row | {"reward": reward})
+        self._wires.batch(row | {"reward": reward})
         if not math.isnan(reward):
             row["reward"] = reward
         last = state.global_step == state.max_steps
         if self._prompts and (last or state.global_step % self._config.probe_every == 0):
             row |= self._probed(row)
-        if self._tripped:
+        if self._wires.tripped:
             control.should_training_stop = True
             control.should_save = False  # gone on with, it trips again
 
@@ -120,7 +119,7 @@ class Watch(TrainerCallback):
     def save(self, into: Path) -> None:
         """Save the policy as it is served; the best one if a wire has tripped."""
         best = self._wires.best
-        if not self._tripped or not best:
+        if not self._wires.tripped or not best:
             models.save(self.trainer, self._start, into, lora=self._config.lora)
         elif self.trainer.is_world_process_zero():
             shutil.rmtree(into, ignore_errors=True)
@@ -133,21 +132,17 @@ class Watch(TrainerCallback):
             "planned_steps": state.max_steps,
             "answers": counted["scored"] + sum(counted["unscored"].values()),
             "probe": first_and_last(state.log_history),
-            "stopped": self._wires.stopped(self._tripped),
+            "stopped": self._wires.stopped(),
         }
 
     # --- parts ------------------------------------------------------------------------------------
 
     def _probed(self, row: Row) -> Row:
-        """The row with the probe's figures; the best policy is kept."""
-        found, quality = self._probe.measure()
-        row = row | {name: value for name, value in found.items() if not math.isnan(value)}
-        best, tripped = self._wires.probe(row, quality) if math.isfinite(quality) else (False, None)
-        self._tripped = self._tripped or tripped
-        if best:
-            kept = best_folder(self._folder, int(row["step"]))
-            models.save(self.trainer, self._start, kept, lora=self._config.lora)
-        return row
+        return self._probe.added(row, self._wires, self._save_best)
+
+    def _save_best(self, step: int) -> None:
+        kept = best_folder(self._folder, step)
+        models.save(self.trainer, self._start, kept, lora=self._config.lora)
 
     def _state(self) -> Row:
         found = {"rewards": self._rewards.state(), "gauge": self._gauge.state()}

@@ -34,10 +34,10 @@ class RewardModel:
         self._head = model.get_parameter(models.HEAD).detach().to(device)  # (1, D)
         dtype = torch.bfloat16 if models.on_gpu_with_bf16() else torch.float32
         self._backbone = model.base_model.to(device, dtype)
-        self._pad = model.config.get_text_config().pad_token_id
         asked = folder / PROMPTS
         templates = asked if asked.is_dir() else None
         self._encode = Encoder(folder, models.context_length(model), templates)
+        self._pad = self._encode.padding
         self._batch = batch
 
     def scores(self, rows: Iterable[tuple[Sequence[Message], str]]) -> Iterator[float | None]:

@@ -58,7 +58,7 @@ def fit(into: Path) -> None:
     encode.tokenizer.pad_token_id = encode.padding
     options = {"max_length": None, "remove_unused_columns": False}
     trainer = SoftRewardTrainer(
-        model=models.load_model(start, reward=True, frozen=config.lora is not None),
+        model=models.load_for_training(start, config, reward=True),
         args=fitting.arguments(Arguments, into, config, seed, **options),
         data_collator=SoftCollator(DataCollatorForPreference(encode.padding)),
         train_dataset=dataset,

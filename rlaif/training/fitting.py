@@ -29,7 +29,7 @@ A = TypeVar("A", bound=TrainingArguments)
 _OURS = {  # not for `trl:`
     "output_dir", "max_length", "max_seq_length", "truncation_mode", "remove_unused_columns"
 }  # fmt: skip
-_WHOLE = "complete"  # the file that a checkpoint gets last
+WHOLE = "complete"  # the file that a checkpoint gets last
 _NOT_KEPT = {"step", "num_tokens"}  # not restored by TRL when a training goes on
 _SUMMARY = "train_runtime"  # of the last row of the trainer's log, which is about time
 
@@ -130,7 +130,8 @@ def fit(trainer: Trainer, folder: Path) -> Fitted:
     """
     with stopping() as stop:
         trainer.add_callback(_Steward(folder, stop))
-        trainer.train(resume_from_checkpoint=_checkpoint(folder / CHECKPOINTS))
+        last = last_checkpoint(folder / CHECKPOINTS)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     if stop.told:
         sys.exit(128 + signal.SIGTERM)
     history = [row for row in trainer.state.log_history if _SUMMARY not in row]
@@ -146,10 +147,15 @@ def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sorted(row.items()) if name not in _NOT_KEPT}
 
 
-def _checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint that was written to its end."""
-    whole = [p.parent for p in folder.glob(f"checkpoint-*/{_WHOLE}")]
-    return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
+    whole = (path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}"))
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a folder such as `checkpoint-12`."""
+    return int(folder.name.split("-")[1])
 
 
 class Stop:
@@ -192,16 +198,18 @@ class _Steward(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        loss = state.log_history[-1].get("loss")
-        if loss is not None and not math.isfinite(loss):
-            remedy = "set a lower learning_rate"
-            raise TrainingFailed(f"the loss is {loss} at step {state.global_step}", remedy=remedy)
+        row, step = state.log_history[-1], state.global_step
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):  # fp16 skips such a step
+            if not math.isfinite(row.get(name, 0.0)):
+                remedy = "set a lower learning_rate"
+                raise TrainingFailed(f"the {name} is {row[name]} at step {step}", remedy=remedy)
+        loss = row.get("loss")
         if loss is not None and state.is_world_process_zero:
-            said = {"step": state.global_step, "total": state.max_steps, "text": f"loss {loss:.3f}"}
+            said = {"step": step, "total": state.max_steps, "text": f"loss {loss:.3f}"}
             write_whole(self._folder / PROGRESS, said)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            (self._folder / CHECKPOINTS / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            (self._folder / CHECKPOINTS / f"checkpoint-{state.global_step}" / WHOLE).touch()

@@ -6,17 +6,19 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.config.engine import EngineConfig
-from rlaif.config.section import LoraConfig
+from rlaif.config.section import LoraConfig, TrainerConfig
 from rlaif.engine.model import check_servable, local_folder
 from rlaif.errors import ConfigError
 
 if TYPE_CHECKING:
     import peft
     import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -83,6 +85,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> PreTrainedModel:
     """The folder's model in float32, whatever its own format: small steps would be lost otherwise.
+    Of its generation config it has the tokens that end an answer: the rest would change what is
+    drawn, or be refused where the model is saved.
 
     With `reward` it has one output, which is 0 where the folder holds a language model. A `frozen`
     model, which only adapters train, is in bfloat16 where the GPU has it, but for that output.
@@ -91,7 +95,11 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
         ConfigError: it cannot be read, or some of its weights are missing.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        GenerationConfig,
+    )
 
     auto = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     options = {"num_labels": 1} if reward else {}
@@ -100,11 +108,56 @@ def load_model(folder: Path, *, reward: bool = False, frozen: bool = False) -> P
     if reward:
         head = model.get_parameter(HEAD)
         head.data = head.data.float() * (HEAD not in missing)
+    else:
+        ends = model.generation_config.eos_token_id  # pyright: ignore[reportOptionalMemberAccess]
+        model.generation_config = GenerationConfig(eos_token_id=ends)
     if missing := sorted(missing - ({HEAD} if reward else set())):
         remedy = "save the model again with save_pretrained()"
         what = f"{len(missing)} weights are missing, such as {missing[0]}"
         raise ConfigError(what, where=str(folder), remedy=remedy)
     return model
+
+
+def load_for_training(
+    folder: Path, config: TrainerConfig, *, reward: bool = False
+) -> PreTrainedModel:
+    """`load_model` as a training wants it: frozen under adapters, and without dropout where the
+    training compares probabilities or rewards, which must not hang on chance.
+
+    Raises:
+        ConfigError: as `load_model`; or an adapter is wanted at a weight that two layers share.
+    """
+    model = load_model(folder, reward=reward, frozen=config.lora is not None)
+    _refuse_shared(model, adapters(config.lora))
+    if config.no_dropout:
+        without_dropout(model)
+    return model
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Switch dropout off for good: modules, and the numbers that attention and others are called
+    with, whatever an architecture names them."""
+    from torch import nn
+
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _refuse_shared(model: PreTrainedModel, wanted: peft.LoraConfig | None) -> None:
+    """Of tied embeddings an adapter is learned at one end, and would be merged into both."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    weight: Any = model.get_input_embeddings().weight
+    layers = [n for n, layer in model.named_modules() if getattr(layer, "weight", None) is weight]
+    if wanted and len(layers) > 1:
+        for name in filter(partial(check_target_module_exists, wanted), layers):
+            what = f"{' and '.join(layers)} share their weights: no adapter can be merged into one"
+            remedy = f"leave {name.rpartition('.')[2]} away"
+            raise ConfigError(what, where="lora.target_modules", remedy=remedy)
 
 
 def context_length(model: PreTrainedModel) -> int:
@@ -122,7 +175,7 @@ def load_reward_model(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification
 
     model, missing = _loaded(AutoModelForSequenceClassification, folder, torch.float32)
-    if missing or model.config.num_labels != 1:
+    if missing or model.config.num_labels != 1 or HEAD not in dict(model.named_parameters()):
         remedy = "name the model folder of a reward stage"
         raise ConfigError("this is no reward model", where=str(folder), remedy=remedy)
     return model

@@ -11,9 +11,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from rlaif.policy.ppo.learner import Learner
+from rlaif.training.fitting import WHOLE, last_checkpoint, step_of
 
-_STATE, _WHOLE, _BEST = "state.json", "complete", "best"
-_KEPT = 2  # the last one may be torn by a kill
+_STATE, _BEST = "state.json", "best"
 
 
 class Checkpoints:
@@ -28,19 +28,20 @@ class Checkpoints:
         self._save = save
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint; it counts once it is marked whole."""
-        self._write(self._folder / f"checkpoint-{step}", state)
+        """Write a checkpoint; it counts once it is marked whole. The one before is kept, too."""
+        made, before = self._folder / f"checkpoint-{step}", last_checkpoint(self._folder)
+        self._write(made, state)
         if self._accelerator.is_main_process:
-            for old in sorted(self._folder.glob("checkpoint-*"), key=_step)[:-_KEPT]:
-                shutil.rmtree(old)
+            for old in self._folder.glob("checkpoint-*"):
+                if old not in (made, before):
+                    shutil.rmtree(old)
             forget(self._folder, _STATE)
 
     def load(self) -> dict[str, Any] | None:
         """Go on from the last whole checkpoint; its state, or None if there is none."""
-        whole = [p.parent for p in self._folder.glob(f"checkpoint-*/{_WHOLE}")]
-        if not whole:
+        last = last_checkpoint(self._folder)
+        if last is None:
             return None
-        last = max(whole, key=_step)
         self._policy.load(last / "policy")
         self._critic.load(last / "critic")
         return json.loads((last / _STATE).read_text("utf-8"))
@@ -59,7 +60,7 @@ class Checkpoints:
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             (folder / _STATE).write_text(json.dumps(state), "utf-8")
-            (folder / _WHOLE).touch()
+            (folder / WHOLE).touch()
 
 
 def best_folder(checkpoints: Path, step: int) -> Path:
@@ -71,12 +72,8 @@ def forget(checkpoints: Path, state: str) -> None:
     """Remove the policies that were the best before the one that the oldest checkpoint knows, in
     its file `state`: a training that is gone on with from there may still go back to it."""
     known = checkpoints.glob(f"checkpoint-*/{state}")
-    if oldest := min(known, key=lambda path: _step(path.parent), default=None):
+    if oldest := min(known, key=lambda path: step_of(path.parent), default=None):
         best = json.loads(oldest.read_text("utf-8"))["wires"]["best"]
         for old in checkpoints.glob(f"{_BEST}-*") if best else ():
-            if _step(old) < best["step"]:
+            if step_of(old) < best["step"]:
                 shutil.rmtree(old)
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.split("-")[1])

@@ -53,6 +53,7 @@ def load_critic(reward_model: Path | None, start: Path, lora: LoraConfig | None)
     else:
         whole, head = models.load_model(start), None
     backbone = whole.base_model
+    models.without_dropout(backbone)
     if adapters := models.adapters(lora):
         import peft
 

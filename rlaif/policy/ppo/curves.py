@@ -88,12 +88,6 @@ class Curves:
         if self._tracked:
             self._tracked.add(kept)
 
-    def last(self, name: str) -> float | None:
-        """Mean of a figure over the last tenth of the batches."""
-        values = [row[name] for row in self.rows if name in row]
-        tail = values[-max(len(values) // 10, 1) :]
-        return sum(tail) / len(tail) if tail else None
-
     def close(self) -> None:
         """Tell the trackers that this is all."""
         if self._tracked:

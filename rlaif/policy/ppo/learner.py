@@ -15,8 +15,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from rlaif.errors import ConfigError
 from rlaif.training.models import on_gpu_with_bf16
 
-_DROPOUTS = ("attention_dropout", "dropout", "hidden_dropout", "resid_dropout", "embd_dropout")
-
 
 class Learner:
     """A model that is trained. It has an accelerator of its own, as DeepSpeed wants of each model.
@@ -33,7 +31,6 @@ class Learner:
         refuse_fsdp1(self.accelerator)
         _tell_fsdp(self.accelerator)
         _refuse_zero3(self.accelerator)
-        without_dropout(model)
         model.train(_checkpointed(model))
         weights = [p for p in model.parameters() if p.requires_grad]
         fused = self.accelerator.num_processes == 1
@@ -111,16 +108,6 @@ def _tell_deepspeed(plugin: Any, max_grad_norm: float) -> None:
             "gradient_accumulation_steps": 1,
             "gradient_clipping": max_grad_norm,
         }
-
-
-def without_dropout(model: nn.Module) -> None:
-    """Switch dropout off for good: the probabilities of a policy must not hang on chance."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in _DROPOUTS:
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 def _checkpointed(model: Any) -> bool:

@@ -111,8 +111,7 @@ def whiten(values: Tensor, mask: Tensor, found: Tensor, *, shift: bool = True) -
     n, total, squares = found.tolist()
     mean = total / max(n, 1)
     variance = max(squares - n * mean**2, 0.0) / max(n - 1, 1)
-    white = (values - mean) / (variance + 1e-8) ** 0.5
-    return (white if shift else white + mean / (variance + 1e-8) ** 0.5) * mask
+    return (values - mean * shift) / (variance + 1e-8) ** 0.5 * mask
 
 
 # --- losses ---------------------------------------------------------------------------------------

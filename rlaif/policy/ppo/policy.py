@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from rlaif.config.policy import PpoConfig
 from rlaif.policy.ppo import objective
 from rlaif.policy.ppo.batches import Micro, spread
-from rlaif.policy.ppo.learner import Learner, without_dropout
+from rlaif.policy.ppo.learner import Learner
 from rlaif.training import models
 
 Pass = Callable[[Micro], tuple[Tensor, ...]]
@@ -32,7 +32,7 @@ class Policy:
 
     def __init__(self, start: Path, config: PpoConfig) -> None:
         self.start, self.temperature, self._lora = start, config.temperature, config.lora
-        model: Any = models.load_model(start, frozen=config.lora is not None)
+        model: Any = models.load_for_training(start, config)
         if adapters := models.adapters(config.lora):
             import peft
 
@@ -97,7 +97,6 @@ class Policy:
 
     def _frozen(self) -> Any:
         model: Any = models.load_model(self.start).requires_grad_(False)
-        without_dropout(model)
         kept = DistributedType.DEEPSPEED, DistributedType.FSDP
         if self.learner.accelerator.distributed_type in kept and models.on_gpu_with_bf16():
             model.to(torch.bfloat16)  # as they have the policy; elsewhere autocast sees to it

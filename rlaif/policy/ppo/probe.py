@@ -14,6 +14,7 @@ from rlaif.policy.ppo.batches import Ids
 from rlaif.policy.ppo.curves import Row, Totals
 from rlaif.policy.ppo.prompts import Asked
 from rlaif.policy.ppo.rollouts import Engine, Request, seed_of
+from rlaif.policy.ppo.wires import Wires
 from rlaif.policy.rewards import Rewards
 from rlaif.policy.rewards.moments import Moments
 
@@ -87,6 +88,15 @@ class Probe:
         requests = [Request(ids, seed_of(seed, "probe", p.id)) for p, ids in asked]
         short = -len(asked) % accelerator.num_processes  # so many processes have one less
         self._requests = (requests + requests[:1] * short)[mine]
+
+    def added(self, row: Row, wires: Wires, keep: Callable[[int], None]) -> Row:
+        """The row with the probe's figures, which the wires have seen; `keep` is called with its
+        step if the policy is the best yet."""
+        found, quality = self.measure()
+        row = row | {name: value for name, value in found.items() if not math.isnan(value)}
+        if wires.probe(row, quality):
+            keep(int(row["step"]))
+        return row
 
     def measure(self) -> tuple[Row, float]:
         """Figures of the answers, named `probe/...`, and the quality: the share of good answers

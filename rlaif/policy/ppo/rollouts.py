@@ -137,6 +137,7 @@ class Generated:
             out = model.generate(
                 input_ids=ids,
                 attention_mask=seen.to(device),
+                generation_config=self._options,
                 logits_processor=LogitsProcessorList([keyed]),
                 synced_gpus=_sharded(self._learner.accelerator),
             )
@@ -146,20 +147,17 @@ class Generated:
 
     @contextmanager
     def _whole(self) -> Iterator[Any]:
-        """The model in one piece, without gradient checkpointing, which has no cache, and without
-        a generation config of its own, whose top_p would change the distribution."""
+        """The model in one piece, without gradient checkpointing, which has no cache."""
         learner, several = self._learner, nullcontext(self._learner.bare)
         if learner.accelerator.num_processes > 1:
             from trl.models.utils import unwrap_model_for_generation
 
             several = unwrap_model_for_generation(learner.model, learner.accelerator)
         with several as model, learner.accelerator.autocast():
-            training, options = model.training, model.generation_config
-            model.generation_config = self._options
+            training = model.training
             model.eval()
             yield model
             model.train(training)
-            model.generation_config = options
 
     def _ended(self, tokens: Ids, logprobs: list[float]) -> Drawn:
         end = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens) - 1)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import signal
 import sys
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,11 @@ from rlaif.policy.ppo.probe import Gauge, Probe, first_and_last
 from rlaif.policy.ppo.prompts import answer_ends, decoder, heldout_prompts, training_prompts
 from rlaif.policy.ppo.rollouts import engine
 from rlaif.policy.ppo.trainer import Ppo
-from rlaif.policy.ppo.wires import Tripped, Wires
+from rlaif.policy.ppo.wires import Wires
 from rlaif.policy.rewards import Rewards, opened
 from rlaif.training import models
 from rlaif.training.examples import Encoder
-from rlaif.training.fitting import stopping
+from rlaif.training.fitting import Fitted, stopping
 from rlaif.training.launching import CHECKPOINTS
 
 _MEANS = (
@@ -95,7 +93,6 @@ class Session:
             reader(config.oracle), self._accelerator, seed,
         )  # fmt: skip
         self._gauge, self._wires = gauge, Wires(config.wires)
-        self._tripped: Tripped | None = None
         if state:
             self._restore(state)
         done = self._ppo.state.step if state else -1
@@ -107,9 +104,9 @@ class Session:
         with stopping() as stop:
             if not self._curves.rows:
                 self._curves.add(self._probed({"step": 0}))
-            while ppo.state.step < ppo.total and not self._tripped:
+            while ppo.state.step < ppo.total and not self._wires.tripped:
                 row = ppo.step()
-                self._tripped = self._wires.batch(row)
+                self._wires.batch(row)
                 if ppo.state.step % self._config.probe_every == 0 or ppo.state.step == ppo.total:
                     row = self._probed(row)
                 self._curves.add(row)
@@ -121,8 +118,8 @@ class Session:
 
     def best(self) -> Path | None:
         """The folder of the policy to go back to, if a wire has tripped."""
-        best = self._wires.best
-        return best_folder(self._into / CHECKPOINTS, best.step) if self._tripped and best else None
+        best = self._wires.best if self._wires.tripped else None
+        return best_folder(self._into / CHECKPOINTS, best.step) if best else None
 
     def _learned_critic(self, asked: dict[str, Any]) -> Learner:
         config, own = self._config, asked["critic"]
@@ -131,14 +128,7 @@ class Session:
         return Learner(critic, rate, config.max_grad_norm)
 
     def _probed(self, row: Row) -> Row:
-        """The row with the probe's figures; the best policy is kept."""
-        found, quality = self._probe.measure()
-        row = {**row, **found}
-        best, tripped = self._wires.probe(row, quality) if math.isfinite(quality) else (False, None)
-        self._tripped = self._tripped or tripped
-        if best:
-            self._checkpoints.save_best(int(row["step"]))
-        return row
+        return self._probe.added(row, self._wires, self._checkpoints.save_best)
 
     def _state(self) -> dict[str, Any]:
         state = self._ppo.state
@@ -150,7 +140,6 @@ class Session:
             "rewards": self._rewards.state(),
             "gauge": self._gauge.state(),
             "wires": self._wires.state(),
-            "tripped": self._tripped and asdict(self._tripped),
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -161,23 +150,23 @@ class Session:
         if saved["gauge"]:
             self._gauge.set(saved["gauge"])
         self._wires.restore(saved["wires"])
-        self._tripped = Tripped(**saved["tripped"]) if saved["tripped"] else None
 
     def metrics(self) -> dict[str, Any]:
         """What happened."""
-        ppo, curves = self._ppo, self._curves
+        ppo, rows = self._ppo, self._curves.rows
+        fitted = Fitted(ppo.state.step, rows)
         return {
             "examples": len(self._prompts),
             "left_out": self._left_out,
-            "steps": ppo.state.step,
+            "steps": fitted.steps,
             "planned_steps": ppo.total,
             "answers": ppo.state.step * ppo.answers,
             "tokens": ppo.state.tokens,
-            **{name: curves.last(name) for name in _MEANS},
+            **{name: fitted.last(name) for name in _MEANS},
             "beta": ppo.state.beta,
             "rewards": self._rewards.metrics(),
-            "probe": first_and_last(curves.rows),
-            "stopped": self._wires.stopped(self._tripped),
+            "probe": first_and_last(rows),
+            "stopped": self._wires.stopped(),
             "seconds_by": {name: round(s, 1) for name, s in sorted(ppo.seconds.items())},
         }
 

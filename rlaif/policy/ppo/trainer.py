@@ -217,7 +217,7 @@ class Ppo:
             "grad_norm": norms[0],
             "critic_grad_norm": norms[1],
         }
-        for name in ("kl", "value_loss"):
+        for name in ("kl", "value_loss", "grad_norm", "critic_grad_norm"):
             if not math.isfinite(row[name]):
                 remedy = "set a lower learning_rate, or see why no answer has a reward"
                 what = f"{name} is {row[name]} in batch {self.state.step}"
