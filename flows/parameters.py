@@ -23,7 +23,7 @@ from rlaif.config.policy import OnPolicyConfig, PolicyConfig
 from rlaif.config.run import SEEDS
 from rlaif.constitution import load as load_law
 from rlaif.runs import OPTIONAL, STAGES
-from rlaif.shipped import SEED_MODEL, folder
+from rlaif.shipped import SEED_MODEL, folder, model_name
 
 DEMO = str(SEED_MODEL.with_name("demo.yaml"))
 
@@ -86,9 +86,7 @@ class Asked:
     def title(self) -> str:
         """What a run of a flow is called: run, constitution and model."""
         law = load_law(self.config.constitution)
-        model = self.config.model
-        shown = "sandbox" if model == str(SEED_MODEL) else Path(model).name
-        return f"{self.config.name} · {law.id}@{law.version} · {shown}"
+        return f"{self.config.name} · {law.id}@{law.version} · {model_name(self.config.model)}"
 
     def check(self, until: str = "report") -> None:
         """Look at all that a run up to `until` needs, before anything is spent.

@@ -22,6 +22,7 @@ from rlaif.constitution import load
 from rlaif.errors import RlaifError, RunError
 from rlaif.report import figures_of
 from rlaif.runs import OPTIONAL, STAGES, base, held, locked, stage_record
+from rlaif.shipped import model_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def kept(folder: Path, root: Path) -> Kept:
         _state(folder, figures),
         _bytes(folder),
         _law(folder),
-        Path(str(config.get("model", ""))).name,
+        model_name(config.get("model", "")),
         stages,
         tuple(_needed_by(folder, root)),
         config,

@@ -14,3 +14,8 @@ def folder(name: str) -> Path:
 
 SEED_MODEL = Path(__file__).parent / "sandbox" / "seed"
 """The folder of the embedded model; a config calls it `sandbox`."""
+
+
+def model_name(model: str) -> str:
+    """What a config's `model` is called: `sandbox`, or the last part of its path or hub name."""
+    return "sandbox" if model == str(SEED_MODEL) else Path(model).name

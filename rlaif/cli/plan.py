@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlaif.cli.tables import table
+
 if TYPE_CHECKING:
     from rlaif.planning import Plan
 
@@ -61,14 +63,7 @@ def _table(made: Plan) -> str:
         known = (s.cached, s.new, s.at_most) if s.state != "done" else (None,) * 3
         rows.append((s.stage, s.state, *map(_number, (*known, s.tokens, s.seconds))))
     rows.append(("total", "", *_total(made)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if n < 2 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return table(rows, left=2)
 
 
 def _total(made: Plan) -> Iterator[str]:

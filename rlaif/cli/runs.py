@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from rlaif.cli.tables import table
 
 if TYPE_CHECKING:
     from rlaif.keeping import Kept
@@ -66,7 +68,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
     click.echo(f"{run.folder}: {run.state}, {_size(run.bytes)}")
     click.echo(f"{run.constitution}; model {run.model}")
     rows = [(s.name, s.state, _size(s.bytes), _seconds(s.seconds), s.finished) for s in run.stages]
-    click.echo(_table(("stage", "state", "size", "time", "finished"), rows))
+    click.echo(table([("stage", "state", "size", "time", "finished"), *rows]))
     for title, key in (("break a principle", "violations"), ("helpful", "helpfulness")):
         shares = "  ".join(f"{model} {_share(run.figures, key, model)}" for model in MODELS)
         click.echo(f"{title:<20}{shares}")
@@ -88,9 +90,9 @@ def compare(names: tuple[str, ...], root: Path, as_json: bool) -> None:
         told = {"runs": [run.json() for run in found], "config": differ}
         click.echo(json.dumps(told, indent=1))
         return
-    rows = [list(row) for row in _figures(found)]
-    rows += [[key, *map(_plain, values)] for key, values in differ.items()]
-    click.echo(_table(("", *(run.name for run in found)), rows))
+    rows = [("", *(run.name for run in found)), *_figures(found)]
+    rows += [(key, *map(_plain, values)) for key, values in differ.items()]
+    click.echo(table(rows))
 
 
 @runs.command()
@@ -137,10 +139,10 @@ def _listed(found: Sequence[Kept]) -> str:
         )
         for run in found
     ]  # fmt: skip
-    return _table(head, rows)
+    return table([head, *rows])
 
 
-def _figures(found: Sequence[Kept]) -> Iterator[Iterable[str]]:
+def _figures(found: Sequence[Kept]) -> Iterator[tuple[str, ...]]:
     yield ("state", *(run.state for run in found))
     yield ("size", *(_size(run.bytes) for run in found))
     for title, key in (("break a principle", "violations"), ("helpful", "helpfulness")):
@@ -152,14 +154,11 @@ def _figures(found: Sequence[Kept]) -> Iterator[Iterable[str]]:
 
 
 def _share(figures: Any, *keys: str) -> str:
+    from rlaif.intervals import in_percent
+
     for key in keys:
         figures = figures.get(key, {}) if isinstance(figures, dict) else {}
-    if not isinstance(figures, dict) or figures.get("value") is None:
-        return "-"
-    value = f"{100 * figures['value']:.1f}%"
-    if figures.get("low") is None:
-        return value
-    return f"{value} [{100 * figures['low']:.0f}, {100 * figures['high']:.0f}]"
+    return in_percent(figures or {}, missing="-")
 
 
 def _size(n: float) -> str:
@@ -180,12 +179,3 @@ def _number(value: float | None) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *rows)
-    )
-    return "\n".join(lines)
