@@ -19,7 +19,7 @@ from flows.gate import said
 from flows.parameters import asked
 from flows.steps import told
 from rlaif.audit import where
-from rlaif.audit.current import latest, state_of
+from rlaif.audit.current import exists, latest, state_of
 from rlaif.audit.importing import READ, import_file
 from rlaif.audit.ledger import Ledger
 from rlaif.audit.records import Kind
@@ -82,11 +82,14 @@ def _sample(folder: Path, kind: Kind) -> Any:
 
 
 def _bring(folder: Path, file: Path, form: str, source: str, kind: Kind) -> Any:
+    remedy = f"run the deployment audit-sample first, with kind {kind}"
+    undrawn = RunError(f"no {kind} sample is drawn", where=str(folder), remedy=remedy)
+    if not exists(folder):
+        raise undrawn
     with Ledger.open(where(folder)) as ledger:
         drawn = latest(ledger, folder, kind)
         if drawn is None:
-            remedy = f"run the deployment audit-sample first, with kind {kind}"
-            raise RunError(f"no {kind} sample is drawn", where=str(folder), remedy=remedy)
+            raise undrawn
         new, there = import_file(ledger, drawn.id, file, form, source)
     message = f"{new} verdicts added, {there} were there already"
     return Completed(name="Imported", message=message)

@@ -168,6 +168,12 @@ def test_verdicts_come_into_the_audit_of_their_kind(run: Path, tmp_path: Path) -
     assert ended.message == "1 verdicts added, 0 were there already"
 
 
+def test_verdicts_for_a_run_that_is_not_there_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no preference sample is drawn"):
+        deployments.bring.fn(str(tmp_path / "mistyped"), "told.csv")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("flow", [deployments.sample, deployments.bring])
 def test_the_kind_is_a_field_with_a_description_and_choices(flow: Any) -> None:
     field = flow.parameters.properties["kind"]
