@@ -23,7 +23,7 @@ from flows.steps import Steps
 from rlaif.audit import AWAITING
 from rlaif.errors import RunError
 from rlaif.pipeline import Pipeline
-from rlaif.runs import stage_record
+from rlaif.stages import stage_record
 
 if TYPE_CHECKING:
     from rlaif.audit import GateState

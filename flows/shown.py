@@ -20,7 +20,7 @@ from prefect.events import emit_event
 
 from rlaif.intervals import in_percent
 from rlaif.planning import Plan
-from rlaif.runs import stage_record
+from rlaif.stages import stage_record
 
 log = logging.getLogger("rlaif.flows")
 

@@ -23,8 +23,8 @@ from rlaif.errors import ConfigError
 from rlaif.finetune import helpful_rows
 from rlaif.policy.options import check_dpo, check_kto
 from rlaif.preferences import method_of
-from rlaif.runs import OPTIONAL, STAGES
 from rlaif.shipped import folder
+from rlaif.stages import STAGES, check_name
 from rlaif.templates import Templates
 
 _SHOWN = {"conversation", "principle"}
@@ -87,10 +87,7 @@ def check(config: RunConfig, *, until: str = "report", standing: Path | None = N
 
 
 def _check_reached(config: RunConfig, until: str) -> None:
-    stages = (*STAGES, *OPTIONAL)
-    if until not in stages:
-        remedy = did_you_mean(until, stages) or f"one of {', '.join(stages)}"
-        raise ConfigError(f"no stage is called {until!r}", where="until", remedy=remedy)
+    check_name(until, where="until")
     if until == "reward" and not config.reward.enabled:
         remedy = "set reward.enabled: true, or stop at another stage"
         raise ConfigError("the reward stage is switched off", where="until", remedy=remedy)

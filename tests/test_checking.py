@@ -12,8 +12,8 @@ from rlaif.checking import check
 from rlaif.config import RunConfig
 from rlaif.constitution import to_yaml
 from rlaif.errors import ConfigError, DataError
-from rlaif.runs import STAGES
 from rlaif.shipped import folder
+from rlaif.stages import STAGES
 from tests import finished_run
 
 

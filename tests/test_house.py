@@ -50,7 +50,7 @@ LAYERS = (  # each imports only from itself and from those above; stages not fro
         "progress",
         "config",
     },
-    {"runs", "constitution", "templates", "completions", "engine", "losses", "training"},
+    {"stages", "runs", "constitution", "templates", "completions", "engine", "losses", "training"},
     {"prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "audit"},
     {"sandbox"},
     {"report", "trace", "touched", "keeping"},

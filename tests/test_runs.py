@@ -19,8 +19,9 @@ import pytest
 from rlaif.config import RunConfig
 from rlaif.config.policy import DpoConfig, OnlineConfig
 from rlaif.config.run import CritiqueConfig, PromptsConfig, SourceConfig
-from rlaif.errors import RunError
-from rlaif.runs import Run, Work, digest, stage_record
+from rlaif.errors import ConfigError, RunError
+from rlaif.runs import Run, Work
+from rlaif.stages import digest, stage_record
 
 PROMPTS = PromptsConfig(sources=(SourceConfig(path=Path("p.jsonl")),))
 CONFIG = RunConfig(name="r", constitution=Path("law.yaml"), model="m", prompts=PROMPTS)
@@ -140,7 +141,7 @@ def test_the_remedy_is_one_that_can_be_followed(stage: str, remedy: str, tmp_pat
 
 def test_fresh_wants_the_name_of_a_stage(tmp_path: Path) -> None:
     with (
-        pytest.raises(RunError, match="no stage is called 'critic'"),
+        pytest.raises(ConfigError, match="no stage is called 'critic'"),
         Run.open(CONFIG, root=tmp_path, fresh=["critic"]),
     ):
         pass

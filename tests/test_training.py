@@ -27,8 +27,8 @@ from rlaif.errors import ConfigError, DataError, RlaifError, RunError, TrainingF
 from rlaif.jsonl import writing
 from rlaif.pipeline import Pipeline
 from rlaif.records import Chain, Message, Step
-from rlaif.runs import stage_record
 from rlaif.shipped import folder
+from rlaif.stages import stage_record
 from rlaif.templates import Templates
 from rlaif.training import job, launch, models, train
 from rlaif.training.examples import Encoder, LeftOut, stored

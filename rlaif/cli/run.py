@@ -68,7 +68,7 @@ def rebuild(
     with _stopped_by_hand(), served() as ready:  # it starts while we read and import
         from flows.parameters import asked
 
-        asked(given).check(until)
+        asked(given).check(until, fresh)
         flow = pipeline()
         ready()
         given |= {"fresh": list(fresh), "until": until, "audit_gate": audit_gate}
