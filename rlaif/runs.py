@@ -118,11 +118,11 @@ class Run:
                 log.info("%s: reused", name)
                 return done
             self._refuse_unless_fresh(name, differs)
-        _discard(done)
-        self.record()
-        _begin(partial, now)
-        log.info("%s: begins", name)
         with _full_disk_explained(self.folder):
+            _discard(done)
+            self.record()
+            _begin(partial, now)
+            log.info("%s: begins", name)
             started = time.monotonic()
             metrics = work(partial)
             (partial / "made_from.json").unlink()
@@ -273,21 +273,21 @@ def writable(folder: Path) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """The run's lock for this process; the system gives it back however the process ends."""
     with writable(folder):
-        lock = (folder / ".lock").open("a+")
+        lock = (folder / ".lock").open("a+b", buffering=0)
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read().decode().strip() or "unknown"
             raise RunError(
                 f"another process ({holder}) works in this run",
                 where=str(folder),
                 remedy="wait for it, stop it, or give the run another name",
             ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
+        with _full_disk_explained(folder):
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}".encode())
         yield
 
 

@@ -211,6 +211,22 @@ def test_a_full_disk_has_a_remedy(run: Run) -> None:
     assert (run.stage("critique", CritiqueConfig(), writes("a")) / "rows.jsonl").exists()
 
 
+def test_a_disk_that_is_full_before_a_stage_begins_has_a_remedy(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Path, "write_text", full)
+        with pytest.raises(RunError, match="the disk is full"):
+            run.stage("critique", CritiqueConfig(), writes("a"))
+    monkeypatch.setattr(os, "getpid", full)  # as the write of it fails
+    other = CONFIG.model_copy(update={"name": "other"})
+    with pytest.raises(RunError, match="the disk is full"), Run.open(other, root=run.folder):
+        pass
+
+
 def test_a_damaged_record_has_a_remedy(run: Run) -> None:
     done = run.stage("critique", CritiqueConfig(), writes("a"))
     (done / "stage.json").write_text("{")
