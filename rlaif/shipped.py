@@ -18,4 +18,5 @@ SEED_MODEL = Path(__file__).parent / "sandbox" / "seed"
 
 def model_name(model: str) -> str:
     """What a config's `model` is called: `sandbox`, or the last part of its path or hub name."""
-    return "sandbox" if model == str(SEED_MODEL) else Path(model).name
+    path, end = Path(model), SEED_MODEL.parts[-3:]  # also that of another checkout
+    return "sandbox" if path.parts[-3:] == end else path.name
