@@ -74,10 +74,12 @@ def bring(
 def _sample(folder: Path, kind: Kind) -> Any:
     config = asked({"config_file": str(folder), "runs": str(folder.parent)}).config
     drawn = sampled(folder, config.audit, config.seed, kind)  # also while the run trains
-    stands = said(state_of(folder, kind))
+    found = state_of(folder, kind)
+    shown.review(folder, said(found))
+    if found.state != "open":  # drawn before, and decided
+        return Completed(name="Drawn", message=f"{drawn}: {said(found)}")
     shown.event("rlaif.audit.requested", folder)
-    shown.review(folder, stands)
-    message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({stands})"
+    message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({said(found)})"
     return Completed(name="Drawn", message=message)
 
 

@@ -156,6 +156,20 @@ def test_a_sample_that_was_drawn_in_another_way_is_no_failure(run: Path) -> None
     assert audits(run) == [("preference", 0.8)]
 
 
+def test_nobody_is_asked_to_review_what_is_decided(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(deployments.shown, "event", lambda name, run: told.append(name))
+    deployments.sample.fn(str(run))
+    assert told == ["rlaif.audit.requested"]
+    override(run)
+    ended = deployments.sample.fn(str(run))  # as a later report's tripwire starts it
+    assert told == ["rlaif.audit.requested"]
+    assert "Lea let training begin" in ended.message
+    assert "to be reviewed" not in ended.message
+
+
 def test_verdicts_come_into_the_audit_of_their_kind(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "told.jsonl"
     verdict = {"number": 1, "reviewer": "Ada", "verdict": "yes", "stage": "violated"}
