@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlaif.cli import options
 from rlaif.cli.tables import table
 
 if TYPE_CHECKING:
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change the config. Paths start from its folder.")  # fmt: skip
-@click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
+@options.changes
+@options.in_runs
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Say which stages and calls of a run are done, and which are to be paid. Nothing is started.

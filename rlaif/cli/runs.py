@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlaif.cli.options import in_runs
 from rlaif.cli.tables import table
 
 if TYPE_CHECKING:
     from rlaif.keeping import Kept
 
-_ROOT = click.option(
-    "--runs", "root", default="runs", type=click.Path(path_type=Path), show_default=True
-)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 MODELS = ("seed", "finetuned", "policy")
 
@@ -30,17 +28,17 @@ def runs() -> None:
 
 
 @runs.command("list")
-@_ROOT
+@in_runs
 @_JSON
-def list_(root: Path, as_json: bool) -> None:
+def list_(runs: Path, as_json: bool) -> None:
     """All runs, with state, size and what the policy came to."""
     from rlaif.errors import RlaifError
     from rlaif.keeping import kept, kept_in
 
-    found, folders = [], kept_in(root)
+    found, folders = [], kept_in(runs)
     for folder in folders:
         try:
-            found.append(kept(folder, root))
+            found.append(kept(folder, runs))
         except RlaifError as error:  # the others are no less there
             click.echo(str(error), err=True)
     if as_json:
@@ -48,20 +46,20 @@ def list_(root: Path, as_json: bool) -> None:
     elif found:
         click.echo(_listed(found))
     elif not folders:
-        click.echo(f"no runs in {root}; `rlaif demo` makes one", err=True)
+        click.echo(f"no runs in {runs}; `rlaif demo` makes one", err=True)
     if folders and not found:
         raise SystemExit(1)
 
 
 @runs.command()
 @click.argument("name")
-@_ROOT
+@in_runs
 @_JSON
-def show(name: str, root: Path, as_json: bool) -> None:
+def show(name: str, runs: Path, as_json: bool) -> None:
     """One run: its stages with their sizes, its figures, and who depends on it."""
     from rlaif.keeping import kept, place
 
-    run = kept(place(name, root), root)
+    run = kept(place(name, runs), runs)
     if as_json:
         click.echo(json.dumps(run.json(), indent=1))
         return
@@ -78,13 +76,13 @@ def show(name: str, root: Path, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
-@_ROOT
+@in_runs
 @_JSON
-def compare(names: tuple[str, ...], root: Path, as_json: bool) -> None:
+def compare(names: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Some runs side by side: their figures, and where their configs differ."""
     from rlaif.keeping import differences, kept, place
 
-    found = [kept(place(name, root), root) for name in names]
+    found = [kept(place(name, runs), runs) for name in names]
     differ = differences(found)
     if as_json:
         told = {"runs": [run.json() for run in found], "config": differ}
@@ -97,10 +95,10 @@ def compare(names: tuple[str, ...], root: Path, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
-@_ROOT
+@in_runs
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @_JSON
-def rm(names: tuple[str, ...], root: Path, yes: bool, as_json: bool) -> None:
+def rm(names: tuple[str, ...], runs: Path, yes: bool, as_json: bool) -> None:
     """Remove runs; their finished calls stay in the completions store.
 
     A run that another run depends on, that a process works in, or that people review is refused.
@@ -108,9 +106,9 @@ def rm(names: tuple[str, ...], root: Path, yes: bool, as_json: bool) -> None:
     from rlaif.audit import LEDGER
     from rlaif.keeping import kept, place, remove, sweep
 
-    for folder in sweep(root):
+    for folder in sweep(runs):
         click.echo(f"removed {folder}, left by a removal that was interrupted", err=True)
-    found = [kept(place(name, root), root) for name in names]
+    found = [kept(place(name, runs), runs) for name in names]
     if not yes:
         for run in found:
             audited = ", with what people said in its audit" * (run.folder / LEDGER).is_file()
