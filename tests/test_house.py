@@ -337,7 +337,7 @@ def test_setup_wants_the_python_of_the_locks(tmp_path: Path, right: int, said: s
 def test_the_example_without_prefect_trains_a_reward_model_where_the_config_wants_one(
     enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlaif import config, pipeline
+    from rlaif import checking, config, pipeline
 
     called: list[str] = []
 
@@ -349,8 +349,9 @@ def test_the_example_without_prefect_trains_a_reward_model_where_the_config_want
 
     monkeypatch.setattr(pipeline.Pipeline, "open", lambda given: nullcontext(Stages()))
     monkeypatch.setattr(config, "load", lambda path: None)
+    monkeypatch.setattr(checking, "check", lambda given: called.append("check"))
     monkeypatch.setattr(sys, "argv", ["without_prefect.py", "CONFIG"])
     runpy.run_path(str(ROOT / "examples" / "without_prefect.py"))
-    assert called[0] == "prompts"
+    assert called[:2] == ["check", "prompts"]
     assert ("reward" in called) is enabled
     assert called[-1] == "report"
