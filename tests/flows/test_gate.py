@@ -44,7 +44,8 @@ def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Plainly:
     """Steps without Prefect."""
 
-    until = "report"
+    def __init__(self, until: str = "report") -> None:
+        self.until = until
 
     def __call__(self, stage: Callable[..., Path], *inputs: Path | None) -> Path:
         return stage(*inputs)
@@ -56,9 +57,9 @@ def opened(run: Path, **sections: Any) -> AbstractContextManager[Pipeline]:
     return Pipeline.open(RunConfig.model_validate(told | sections), root=run.parent)
 
 
-def through(pipeline: Pipeline) -> Path:
+def through(pipeline: Pipeline, until: str = "report") -> Path:
     """The labels that the flow lets training read."""
-    step: Any = Plainly()
+    step: Any = Plainly(until)
     return audited(pipeline, step, pipeline.run.folder / "preferences")
 
 
@@ -92,6 +93,13 @@ def test_who_crosses_the_gate_waits_no_longer(run: Path, by: str) -> None:
         (run / "awaiting.json").write_text(NOTE, "utf-8")
         (through if by == "the flow" else lambda p: p.audit(run / "preferences"))(pipeline)
     assert not (run / "awaiting.json").exists()
+
+
+def test_a_shorter_request_takes_nothing_from_a_longer_one_that_waits(run: Path) -> None:
+    for until in ("report", "evaluation"):
+        with opened(run, audit={"gate": True}) as pipeline, pytest.raises(Awaiting):
+            through(pipeline, until=until)
+    assert json.loads((run / "awaiting.json").read_text("utf-8"))["until"] == "report"
 
 
 def test_other_labels_of_a_run_that_waits_are_gated_too(run: Path) -> None:
