@@ -117,6 +117,21 @@ def test_version() -> None:
     assert python("-m", "rlaif", "--version").stdout.split() == ["rlaif,", "version", __version__]
 
 
+QUIET = """
+import logging
+from rlaif.cli.run import _find_flows, pipeline
+logging.basicConfig()
+_find_flows()
+pipeline()
+for name in ("prefect", "prefect.flow_runs", "EventsWorker"):
+    logging.getLogger(name).warning("Still processing items: 1 items remaining...")
+"""
+
+
+def test_prefect_says_nothing_on_the_console() -> None:
+    assert python("-c", QUIET).stderr == ""
+
+
 # --- ending ---------------------------------------------------------------------------------------
 
 

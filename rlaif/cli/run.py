@@ -173,3 +173,4 @@ def _leave_the_console_to_us() -> None:
         if not logger.propagate or name == "prefect":
             logger.addHandler(logging.NullHandler())  # with no handler, Python shows it itself
     logging.getLogger("prefect").propagate = False
+    logging.getLogger("EventsWorker").setLevel(logging.CRITICAL)  # its thread, by another name
