@@ -5,10 +5,13 @@ python examples/without_prefect.py CONFIG
 
 import sys
 
+from rlaif.checking import check
 from rlaif.config import load
 from rlaif.pipeline import Pipeline
 
-with Pipeline.open(load(sys.argv[1])) as run:
+config = load(sys.argv[1])
+check(config)  # before anything is spent
+with Pipeline.open(config) as run:
     prompts = run.prompts()
     critiqued = run.critique(prompts)
     finetuned = run.finetune(critiqued)

@@ -19,7 +19,7 @@ from flows.gate import said
 from flows.parameters import asked
 from flows.steps import told
 from rlaif.audit import where
-from rlaif.audit.current import latest, state_of
+from rlaif.audit.current import exists, latest, state_of
 from rlaif.audit.importing import READ, import_file
 from rlaif.audit.ledger import Ledger
 from rlaif.audit.records import Kind
@@ -74,19 +74,24 @@ def bring(
 def _sample(folder: Path, kind: Kind) -> Any:
     config = asked({"config_file": str(folder), "runs": str(folder.parent)}).config
     drawn = sampled(folder, config.audit, config.seed, kind)  # also while the run trains
-    stands = said(state_of(folder, kind))
+    found = state_of(folder, kind)
+    shown.review(folder, said(found))
+    if found.state != "open":  # drawn before, and decided
+        return Completed(name="Drawn", message=f"{drawn}: {said(found)}")
     shown.event("rlaif.audit.requested", folder)
-    shown.review(folder, stands)
-    message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({stands})"
+    message = f"{drawn} is to be reviewed: rlaif audit serve {folder} ({said(found)})"
     return Completed(name="Drawn", message=message)
 
 
 def _bring(folder: Path, file: Path, form: str, source: str, kind: Kind) -> Any:
+    remedy = f"run the deployment audit-sample first, with kind {kind}"
+    undrawn = RunError(f"no {kind} sample is drawn", where=str(folder), remedy=remedy)
+    if not exists(folder):
+        raise undrawn
     with Ledger.open(where(folder)) as ledger:
         drawn = latest(ledger, folder, kind)
         if drawn is None:
-            remedy = f"run the deployment audit-sample first, with kind {kind}"
-            raise RunError(f"no {kind} sample is drawn", where=str(folder), remedy=remedy)
+            raise undrawn
         new, there = import_file(ledger, drawn.id, file, form, source)
     message = f"{new} verdicts added, {there} were there already"
     return Completed(name="Imported", message=message)

@@ -23,7 +23,7 @@ from flows.steps import Steps
 from rlaif.audit import AWAITING
 from rlaif.errors import RunError
 from rlaif.pipeline import Pipeline
-from rlaif.runs import stage_record
+from rlaif.stages import OPTIONAL, STAGES, stage_record
 
 if TYPE_CHECKING:
     from rlaif.audit import GateState
@@ -90,12 +90,16 @@ def said(found: GateState) -> str:
 
 def _ask(folder: Path, asked: dict[str, Any]) -> None:
     note = folder / AWAITING
-    before = note.read_text("utf-8") if note.is_file() else ""
+    before = json.loads((note.read_text("utf-8") if note.is_file() else "") or "{}")
+    again = before.get("labels") == asked["labels"]
+    if again:  # two who wait for the same labels: whoever wants more gets it
+        ends = before["until"], asked["until"]
+        asked["until"] = max(ends, key=(*OPTIONAL, *STAGES).index)
     draft = note.with_suffix(".tmp")
     with draft.open("w", encoding="utf-8") as file:
         json.dump(asked, file)
         file.flush()
         os.fsync(file.fileno())  # whole, whenever the power goes
     draft.replace(note)
-    if asked["labels"] not in before:  # else they were asked for already
+    if not again:
         shown.event("rlaif.audit.requested", folder, labels=asked["labels"])

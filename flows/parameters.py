@@ -10,7 +10,7 @@ are none; what is not listed here is changed by `changes`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -22,8 +22,8 @@ from rlaif.config import RunConfig, named
 from rlaif.config.policy import OnPolicyConfig, PolicyConfig
 from rlaif.config.run import SEEDS
 from rlaif.constitution import load as load_law
-from rlaif.runs import OPTIONAL, STAGES
-from rlaif.shipped import SEED_MODEL, folder
+from rlaif.shipped import SEED_MODEL, folder, model_name
+from rlaif.stages import OPTIONAL, STAGES, check_name
 
 DEMO = str(SEED_MODEL.with_name("demo.yaml"))
 
@@ -86,16 +86,17 @@ class Asked:
     def title(self) -> str:
         """What a run of a flow is called: run, constitution and model."""
         law = load_law(self.config.constitution)
-        model = self.config.model
-        shown = "sandbox" if model == str(SEED_MODEL) else Path(model).name
-        return f"{self.config.name} · {law.id}@{law.version} · {shown}"
+        return f"{self.config.name} · {law.id}@{law.version} · {model_name(self.config.model)}"
 
-    def check(self, until: str = "report") -> None:
+    def check(self, until: str = "report", fresh: Iterable[str] = ()) -> None:
         """Look at all that a run up to `until` needs, before anything is spent.
 
         Raises:
-            ConfigError: something cannot be used, or `until` is never reached.
+            ConfigError: something cannot be used, `until` is never reached, or `fresh` names no
+                stage.
         """
+        for stage in fresh:
+            check_name(stage, where="fresh")
         check(self.config, until=until, standing=self.folder if self.as_it_stood else None)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -130,7 +130,7 @@ def _nothing(why: str) -> Any:
 
 
 def _summed(made: Plan) -> str:
-    total: Mapping[str, Any] = made.json()["total"]
+    total = made.total
     new, most = total["new"], total["new"] + total["at_most"]
     return f"{new:,} calls, at most {most:,}; {total['cached']:,} are cached"
 

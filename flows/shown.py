@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from urllib.parse import quote
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
+from rlaif.intervals import in_percent
 from rlaif.planning import Plan
-from rlaif.runs import stage_record
+from rlaif.stages import stage_record
 
 log = logging.getLogger("rlaif.flows")
 
@@ -94,7 +95,7 @@ def _curve(name: str, run: Path) -> None:
 def _evaluation(run: Path) -> None:
     found = stage_record(run / "evaluation")["metrics"]
     rows = [
-        [title, *(_share(found.get(name, {}).get(model, {})) for model in _MODELS)]
+        [title, *(in_percent(found.get(name, {}).get(model, {})) for model in _MODELS)]
         for name, title in _SHARES.items()
     ]
     described = "Held-out prompts; shares with 95% intervals."
@@ -151,12 +152,3 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _share(share: Mapping[str, Any]) -> str:
-    if share.get("value") is None:
-        return "not measured"
-    value = f"{100 * share['value']:.1f}%"
-    if share.get("low") is None:
-        return value
-    return f"{value} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"

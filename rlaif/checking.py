@@ -23,9 +23,10 @@ from rlaif.errors import ConfigError
 from rlaif.finetune import helpful_rows
 from rlaif.policy.options import check_dpo, check_kto
 from rlaif.preferences import method_of
-from rlaif.runs import OPTIONAL, STAGES
 from rlaif.shipped import folder
+from rlaif.stages import STAGES, check_name
 from rlaif.templates import Templates
+from rlaif.training.options import check_options, known, split
 
 _SHOWN = {"conversation", "principle"}
 VARIABLES = {
@@ -87,10 +88,7 @@ def check(config: RunConfig, *, until: str = "report", standing: Path | None = N
 
 
 def _check_reached(config: RunConfig, until: str) -> None:
-    stages = (*STAGES, *OPTIONAL)
-    if until not in stages:
-        remedy = did_you_mean(until, stages) or f"one of {', '.join(stages)}"
-        raise ConfigError(f"no stage is called {until!r}", where="until", remedy=remedy)
+    check_name(until, where="until")
     if until == "reward" and not config.reward.enabled:
         remedy = "set reward.enabled: true, or stop at another stage"
         raise ConfigError("the reward stage is switched off", where="until", remedy=remedy)
@@ -150,13 +148,8 @@ def _check_training(at: str, section: TrainerConfig) -> None:
         check_kto(section)
     if isinstance(section, PpoConfig):
         return  # it splits a batch in any way, and is not TRL's
-    batch, micro = section.batch_size, section.micro_batch
-    if micro and batch % micro and not section.launch:  # with it, the devices are not known
-        what = f"batch_size {batch} is no multiple of micro_batch {micro}"
-        raise ConfigError(what, where=f"{at}.micro_batch", remedy="change one of the two")
-    if section.trl and find_spec("trl"):  # which takes seconds to import
-        import trl
-
-        from rlaif.training.fitting import check_options
-
-        check_options(getattr(trl, _TRL[type(section).__name__]), section, where=f"{at}.trl")
+    if not section.launch:  # with it, the devices are not known
+        split(section, 1, where=f"{at}.micro_batch")
+    if section.trl and find_spec("trl"):
+        kind = _TRL[type(section).__name__]
+        check_options(section, known(kind), kind, where=f"{at}.trl")

@@ -15,7 +15,7 @@ from rlaif.config import RunConfig
 from rlaif.config.naming import config_of
 from rlaif.config.policy import OnlineConfig, OnPolicyConfig
 from rlaif.errors import RunError
-from rlaif.runs import base, stage_record
+from rlaif.stages import base, stage_record
 
 TRAININGS = ("finetune", "reward", "policy")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -44,6 +44,16 @@ class Share:
         return (
             f"{100 * self.hits / self.n:5.1f}%  [{100 * low:5.1f}, {100 * high:5.1f}]  n={self.n}"
         )
+
+
+def in_percent(share: Mapping[str, Any], *, missing: str = "not measured") -> str:
+    """A share as `Share.json` has it, for people: `12.0% [8.1, 17.2]`."""
+    if share.get("value") is None:
+        return missing
+    value = f"{100 * share['value']:.1f}%"
+    if share.get("low") is None:
+        return value
+    return f"{value} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
 
 
 class Clusters:

@@ -21,7 +21,9 @@ from rlaif.config.naming import record_of
 from rlaif.constitution import load
 from rlaif.errors import RlaifError, RunError
 from rlaif.report import figures_of
-from rlaif.runs import OPTIONAL, STAGES, base, held, locked, stage_record
+from rlaif.runs import held, locked
+from rlaif.shipped import model_name
+from rlaif.stages import OPTIONAL, STAGES, base, stage_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def kept(folder: Path, root: Path) -> Kept:
         _state(folder, figures),
         _bytes(folder),
         _law(folder),
-        Path(str(config.get("model", ""))).name,
+        model_name(config.get("model", "")),
         stages,
         tuple(_needed_by(folder, root)),
         config,

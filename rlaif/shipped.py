@@ -14,3 +14,9 @@ def folder(name: str) -> Path:
 
 SEED_MODEL = Path(__file__).parent / "sandbox" / "seed"
 """The folder of the embedded model; a config calls it `sandbox`."""
+
+
+def model_name(model: str) -> str:
+    """What a config's `model` is called: `sandbox`, or the last part of its path or hub name."""
+    path, end = Path(model), SEED_MODEL.parts[-3:]  # also that of another checkout
+    return "sandbox" if path.parts[-3:] == end else path.name

@@ -27,7 +27,7 @@ from rlaif.constitution import Constitution, Principle
 from rlaif.errors import RunError
 from rlaif.jsonl import rows, writing
 from rlaif.records import Chain, Pair, Prompt, Verdict
-from rlaif.runs import stage_record
+from rlaif.stages import stage_record
 
 ROLES: tuple[tuple[str, Any], ...] = (("Lea", "lead"), ("Bob", "reviewer"))
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 
-from rlaif.checking import check
+from rlaif.checking import _TRL, check
 from rlaif.config import RunConfig
 from rlaif.constitution import to_yaml
 from rlaif.errors import ConfigError, DataError
-from rlaif.runs import STAGES
 from rlaif.shipped import folder
+from rlaif.stages import STAGES
 from tests import finished_run
 
 
@@ -143,6 +147,22 @@ def test_options_of_trainings_are_refused_at_once(
 )
 def test_options_that_a_training_takes_pass(sections: dict[str, Any], tmp_path: Path) -> None:
     check(config(tmp_path, **sections))
+
+
+KNOWN = """
+import sys
+from rlaif.training.options import known
+print(*known(sys.argv[1]))
+assert not {"trl", "transformers", "torch"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize("kind", _TRL.values())
+def test_the_options_of_trl_are_known_without_importing_it(kind: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", KNOWN, kind], capture_output=True, text=True, check=True
+    )
+    assert set(told.stdout.split()) == {f.name for f in fields(getattr(trl, kind)) if f.init}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from rlaif.config import EngineConfig
 from rlaif.engine import Models, ScriptedEngine, models
 from rlaif.errors import RunError
 from rlaif.pipeline import Pipeline
-from rlaif.runs import Run, stage_record
+from rlaif.runs import Run
 from rlaif.shipped import folder
+from rlaif.stages import stage_record
 from rlaif.templates import Templates
 from tests import finished_run
 from tests.test_online import Players, finetuned

@@ -50,7 +50,7 @@ LAYERS = (  # each imports only from itself and from those above; stages not fro
         "progress",
         "config",
     },
-    {"runs", "constitution", "templates", "completions", "engine", "losses", "training"},
+    {"stages", "runs", "constitution", "templates", "completions", "engine", "losses", "training"},
     {"prompts", "critique", "finetune", "preferences", "reward", "policy", "evaluation", "audit"},
     {"sandbox"},
     {"report", "trace", "touched", "keeping"},
@@ -115,6 +115,21 @@ def test_help_names_every_command() -> None:
 
 def test_version() -> None:
     assert python("-m", "rlaif", "--version").stdout.split() == ["rlaif,", "version", __version__]
+
+
+QUIET = """
+import logging
+from rlaif.cli.run import _find_flows, pipeline
+logging.basicConfig()
+_find_flows()
+pipeline()
+for name in ("prefect", "prefect.flow_runs", "EventsWorker"):
+    logging.getLogger(name).warning("Still processing items: 1 items remaining...")
+"""
+
+
+def test_prefect_says_nothing_on_the_console() -> None:
+    assert python("-c", QUIET).stderr == ""
 
 
 # --- ending ---------------------------------------------------------------------------------------
@@ -337,7 +352,7 @@ def test_setup_wants_the_python_of_the_locks(tmp_path: Path, right: int, said: s
 def test_the_example_without_prefect_trains_a_reward_model_where_the_config_wants_one(
     enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlaif import config, pipeline
+    from rlaif import checking, config, pipeline
 
     called: list[str] = []
 
@@ -349,8 +364,9 @@ def test_the_example_without_prefect_trains_a_reward_model_where_the_config_want
 
     monkeypatch.setattr(pipeline.Pipeline, "open", lambda given: nullcontext(Stages()))
     monkeypatch.setattr(config, "load", lambda path: None)
+    monkeypatch.setattr(checking, "check", lambda given: called.append("check"))
     monkeypatch.setattr(sys, "argv", ["without_prefect.py", "CONFIG"])
     runpy.run_path(str(ROOT / "examples" / "without_prefect.py"))
-    assert called[0] == "prompts"
+    assert called[:2] == ["check", "prompts"]
     assert ("reward" in called) is enabled
     assert called[-1] == "report"

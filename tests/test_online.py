@@ -24,8 +24,9 @@ from rlaif.jsonl import rows
 from rlaif.pipeline import Pipeline
 from rlaif.preferences import Candidates
 from rlaif.records import Pair
-from rlaif.runs import Run, stage_record
+from rlaif.runs import Run
 from rlaif.shipped import folder
+from rlaif.stages import stage_record
 from rlaif.templates import Templates
 from rlaif.trace import trace
 from tests import finished_run

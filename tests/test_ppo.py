@@ -839,7 +839,7 @@ def test_the_pipeline_gives_prompts_and_reward_model_and_remembers_them(
 ) -> None:
     from rlaif.config import load
     from rlaif.pipeline import Pipeline
-    from rlaif.runs import stage_record
+    from rlaif.stages import stage_record
 
     sizes = ["epochs=0.02", "batch_size=4", "minibatches=1", "max_tokens=8", "probe_prompts=4"]
     changes = ["name=small", f"model={model}", "policy.rollouts=transformers"]

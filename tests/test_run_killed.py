@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from rlaif.runs import STAGES, stage_record
 from rlaif.shipped import SEED_MODEL
+from rlaif.stages import STAGES, stage_record
 
 KILLS = 20
 STAGES_WITH_DATA = set(STAGES) - {"report"}

@@ -19,8 +19,9 @@ import pytest
 from rlaif.config import RunConfig
 from rlaif.config.policy import DpoConfig, OnlineConfig
 from rlaif.config.run import CritiqueConfig, PromptsConfig, SourceConfig
-from rlaif.errors import RunError
-from rlaif.runs import Run, Work, digest, stage_record
+from rlaif.errors import ConfigError, RunError
+from rlaif.runs import Run, Work
+from rlaif.stages import digest, stage_record
 
 PROMPTS = PromptsConfig(sources=(SourceConfig(path=Path("p.jsonl")),))
 CONFIG = RunConfig(name="r", constitution=Path("law.yaml"), model="m", prompts=PROMPTS)
@@ -140,7 +141,7 @@ def test_the_remedy_is_one_that_can_be_followed(stage: str, remedy: str, tmp_pat
 
 def test_fresh_wants_the_name_of_a_stage(tmp_path: Path) -> None:
     with (
-        pytest.raises(RunError, match="no stage is called 'critic'"),
+        pytest.raises(ConfigError, match="no stage is called 'critic'"),
         Run.open(CONFIG, root=tmp_path, fresh=["critic"]),
     ):
         pass
@@ -208,6 +209,22 @@ def test_a_full_disk_has_a_remedy(run: Run) -> None:
         run.stage("critique", CritiqueConfig(), full)
     assert "start the same command again" in caught.value.remedy
     assert (run.stage("critique", CritiqueConfig(), writes("a")) / "rows.jsonl").exists()
+
+
+def test_a_disk_that_is_full_before_a_stage_begins_has_a_remedy(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Path, "write_text", full)
+        with pytest.raises(RunError, match="the disk is full"):
+            run.stage("critique", CritiqueConfig(), writes("a"))
+    monkeypatch.setattr(os, "getpid", full)  # as the write of it fails
+    other = CONFIG.model_copy(update={"name": "other"})
+    with pytest.raises(RunError, match="the disk is full"), Run.open(other, root=run.folder):
+        pass
 
 
 def test_a_damaged_record_has_a_remedy(run: Run) -> None:

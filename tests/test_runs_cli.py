@@ -79,7 +79,10 @@ def test_show_has_every_stage_and_who_needs_it(rlaif: Callable[..., Result], roo
     assert stages["critique"]["state"] == "done"
     assert stages["critique"]["bytes"] > 0
     assert told["needed_by"] == ["second"]
-    assert "needed by second" in rlaif("show", "first").stdout
+    _tell(root / "first", model="/another/checkout/rlaif/sandbox/seed")
+    shown = rlaif("show", "first").stdout
+    assert "sandbox@1; model sandbox" in shown
+    assert "needed by second" in shown
 
 
 def test_show_has_audited_labels_and_every_round(rlaif: Callable[..., Result], root: Path) -> None:

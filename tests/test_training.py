@@ -27,8 +27,8 @@ from rlaif.errors import ConfigError, DataError, RlaifError, RunError, TrainingF
 from rlaif.jsonl import writing
 from rlaif.pipeline import Pipeline
 from rlaif.records import Chain, Message, Step
-from rlaif.runs import stage_record
 from rlaif.shipped import folder
+from rlaif.stages import stage_record
 from rlaif.templates import Templates
 from rlaif.training import job, launch, models, train
 from rlaif.training.examples import Encoder, LeftOut, stored
@@ -300,7 +300,7 @@ def test_missing_weights_are_never_made_up(copy: Path) -> None:
 def test_an_encoder_with_another_head_is_no_reward_model_of_ours(tmp_path: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     sizes |= {"vocab_size": 40, "intermediate_size": 16, "num_labels": 1}
     BertForSequenceClassification(BertConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="this is no reward model"):

@@ -10,7 +10,7 @@ from rlaif.audit.ledger import Ledger
 from rlaif.audit.records import Audit, GateState, Kind
 from rlaif.config.audit import AuditConfig
 from rlaif.config.naming import record_of
-from rlaif.runs import stage_record
+from rlaif.stages import stage_record
 
 
 def exists(run: Path) -> bool:

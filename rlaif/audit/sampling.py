@@ -36,7 +36,7 @@ from rlaif.audit.ledger import Ledger
 from rlaif.audit.records import Again, Arm, Audit, Item, Kind, Plan, Unit
 from rlaif.config.audit import AuditConfig
 from rlaif.errors import RunError
-from rlaif.runs import stage_record
+from rlaif.stages import stage_record
 
 CHUNK = 200_000  # ids that are sorted in memory
 SPREAD = 20  # a repeat comes so many of a reviewer's items later, and up to as many more

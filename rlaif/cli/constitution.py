@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlaif.cli.tables import table
+
 if TYPE_CHECKING:
     from rlaif.constitution import Constitution, Principle
     from rlaif.constitution.comparing import Span
@@ -280,11 +282,7 @@ def _table(found: Constitution) -> str:
         )
         for p in found.principles
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return table(rows)
 
 
 def _wordings(principle: Principle) -> str:

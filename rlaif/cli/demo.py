@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from rlaif.cli import options
+
 
 @click.command()
 @click.option("--ppo", is_flag=True, help="Train the policy by PPO in place of DPO.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change the config. Paths start from its folder.")  # fmt: skip
-@click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage anew.")
-@click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
+@options.changes
+@options.fresh
+@options.in_runs
 @click.option("--json", "as_json", is_flag=True, help="Print the report's figures as JSON.")
 def demo(
     ppo: bool, changes: tuple[str, ...], fresh: tuple[str, ...], runs: Path, as_json: bool

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlaif.cli import options
+from rlaif.cli.tables import table
+
 if TYPE_CHECKING:
     from rlaif.planning import Plan
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change the config. Paths start from its folder.")  # fmt: skip
-@click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
+@options.changes
+@options.in_runs
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(config: Path, changes: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Say which stages and calls of a run are done, and which are to be paid. Nothing is started.
@@ -61,14 +63,7 @@ def _table(made: Plan) -> str:
         known = (s.cached, s.new, s.at_most) if s.state != "done" else (None,) * 3
         rows.append((s.stage, s.state, *map(_number, (*known, s.tokens, s.seconds))))
     rows.append(("total", "", *_total(made)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if n < 2 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return table(rows, left=2)
 
 
 def _total(made: Plan) -> Iterator[str]:

@@ -68,13 +68,15 @@ def show_so_far(stage: Path, *, as_json: bool = False) -> None:
 
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    from rlaif.intervals import in_percent
+
     models = ("seed", "finetuned", "policy")
     if "evaluation" not in figures["missing"]:
         yield (f"{'':22}" + "".join(f"{name:<24}" for name in models)).rstrip()
         for title, key in SHARES.items():
-            shares = (_share(figures[key].get(name, {}), brief=True) for name in models)
+            shares = (in_percent(figures[key].get(name, {})) for name in models)
             yield (f"{title:<22}" + "".join(f"{share:<24}" for share in shares)).rstrip()
-    yield f"{'helpfulness kept':<22}{_share(figures['helpfulness'].get('kept', {}))}"
+    yield f"{'helpfulness kept':<22}{_or_why(figures['helpfulness'].get('kept', {}))}"
     yield from _quality(figures)
     calls, seconds = figures["calls"], figures["seconds"]
     yield f"{calls['sent']:,} calls sent, {calls['cached']:,} cached, in {seconds['total']:,.0f} s"
@@ -88,13 +90,11 @@ def _quality(figures: Mapping[str, Any]) -> Iterator[str]:
     for title, found in (("labels right", "labels"), ("reward model right", "reward")):
         accuracy, ece = figures[found]["accuracy"], figures[found]["ece"]
         error = "" if ece is None else f", calibration error {ece:.3f}"
-        yield f"{title:<22}{_share(accuracy)}{error}"
+        yield f"{title:<22}{_or_why(accuracy)}{error}"
 
 
-def _share(share: Mapping[str, Any], *, brief: bool = False) -> str:
-    if share.get("value") is None:
-        return "not measured" if brief else str(share.get("why", "not measured"))
-    value = f"{100 * share['value']:.1f}%"
-    if share.get("low") is None:
-        return value
-    return f"{value} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+def _or_why(share: Mapping[str, Any]) -> str:
+    """A share, or why there is none."""
+    from rlaif.intervals import in_percent
+
+    return in_percent(share, missing=share.get("why", "not measured"))

@@ -14,14 +14,15 @@ from typing import Any
 
 import click
 
+from rlaif.cli import options
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change the config. Paths start from its folder.")  # fmt: skip
-@click.option("--fresh", multiple=True, metavar="STAGE", help="Make a stage anew.")
+@options.changes
+@options.fresh
 @click.option("--until", default="report", metavar="STAGE", help="The last stage to make.")
-@click.option("--runs", default="runs", type=click.Path(path_type=Path), show_default=True)
+@options.in_runs
 @click.option("--audit-gate", is_flag=True, help="Train only on labels that people audited.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report's figures as JSON.")
 def run(
@@ -68,7 +69,7 @@ def rebuild(
     with _stopped_by_hand(), served() as ready:  # it starts while we read and import
         from flows.parameters import asked
 
-        asked(given).check(until)
+        asked(given).check(until, fresh)
         flow = pipeline()
         ready()
         given |= {"fresh": list(fresh), "until": until, "audit_gate": audit_gate}
@@ -172,3 +173,4 @@ def _leave_the_console_to_us() -> None:
         if not logger.propagate or name == "prefect":
             logger.addHandler(logging.NullHandler())  # with no handler, Python shows it itself
     logging.getLogger("prefect").propagate = False
+    logging.getLogger("EventsWorker").setLevel(logging.CRITICAL)  # its thread, by another name

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlaif.cli.options import in_runs
+from rlaif.cli.tables import table
+
 if TYPE_CHECKING:
     from rlaif.keeping import Kept
 
-_ROOT = click.option(
-    "--runs", "root", default="runs", type=click.Path(path_type=Path), show_default=True
-)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 MODELS = ("seed", "finetuned", "policy")
 
@@ -28,17 +28,17 @@ def runs() -> None:
 
 
 @runs.command("list")
-@_ROOT
+@in_runs
 @_JSON
-def list_(root: Path, as_json: bool) -> None:
+def list_(runs: Path, as_json: bool) -> None:
     """All runs, with state, size and what the policy came to."""
     from rlaif.errors import RlaifError
     from rlaif.keeping import kept, kept_in
 
-    found, folders = [], kept_in(root)
+    found, folders = [], kept_in(runs)
     for folder in folders:
         try:
-            found.append(kept(folder, root))
+            found.append(kept(folder, runs))
         except RlaifError as error:  # the others are no less there
             click.echo(str(error), err=True)
     if as_json:
@@ -46,27 +46,27 @@ def list_(root: Path, as_json: bool) -> None:
     elif found:
         click.echo(_listed(found))
     elif not folders:
-        click.echo(f"no runs in {root}; `rlaif demo` makes one", err=True)
+        click.echo(f"no runs in {runs}; `rlaif demo` makes one", err=True)
     if folders and not found:
         raise SystemExit(1)
 
 
 @runs.command()
 @click.argument("name")
-@_ROOT
+@in_runs
 @_JSON
-def show(name: str, root: Path, as_json: bool) -> None:
+def show(name: str, runs: Path, as_json: bool) -> None:
     """One run: its stages with their sizes, its figures, and who depends on it."""
     from rlaif.keeping import kept, place
 
-    run = kept(place(name, root), root)
+    run = kept(place(name, runs), runs)
     if as_json:
         click.echo(json.dumps(run.json(), indent=1))
         return
     click.echo(f"{run.folder}: {run.state}, {_size(run.bytes)}")
     click.echo(f"{run.constitution}; model {run.model}")
     rows = [(s.name, s.state, _size(s.bytes), _seconds(s.seconds), s.finished) for s in run.stages]
-    click.echo(_table(("stage", "state", "size", "time", "finished"), rows))
+    click.echo(table([("stage", "state", "size", "time", "finished"), *rows]))
     for title, key in (("break a principle", "violations"), ("helpful", "helpfulness")):
         shares = "  ".join(f"{model} {_share(run.figures, key, model)}" for model in MODELS)
         click.echo(f"{title:<20}{shares}")
@@ -76,29 +76,29 @@ def show(name: str, root: Path, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
-@_ROOT
+@in_runs
 @_JSON
-def compare(names: tuple[str, ...], root: Path, as_json: bool) -> None:
+def compare(names: tuple[str, ...], runs: Path, as_json: bool) -> None:
     """Some runs side by side: their figures, and where their configs differ."""
     from rlaif.keeping import differences, kept, place
 
-    found = [kept(place(name, root), root) for name in names]
+    found = [kept(place(name, runs), runs) for name in names]
     differ = differences(found)
     if as_json:
         told = {"runs": [run.json() for run in found], "config": differ}
         click.echo(json.dumps(told, indent=1))
         return
-    rows = [list(row) for row in _figures(found)]
-    rows += [[key, *map(_plain, values)] for key, values in differ.items()]
-    click.echo(_table(("", *(run.name for run in found)), rows))
+    rows = [("", *(run.name for run in found)), *_figures(found)]
+    rows += [(key, *map(_plain, values)) for key, values in differ.items()]
+    click.echo(table(rows))
 
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
-@_ROOT
+@in_runs
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @_JSON
-def rm(names: tuple[str, ...], root: Path, yes: bool, as_json: bool) -> None:
+def rm(names: tuple[str, ...], runs: Path, yes: bool, as_json: bool) -> None:
     """Remove runs; their finished calls stay in the completions store.
 
     A run that another run depends on, that a process works in, or that people review is refused.
@@ -106,9 +106,9 @@ def rm(names: tuple[str, ...], root: Path, yes: bool, as_json: bool) -> None:
     from rlaif.audit import LEDGER
     from rlaif.keeping import kept, place, remove, sweep
 
-    for folder in sweep(root):
+    for folder in sweep(runs):
         click.echo(f"removed {folder}, left by a removal that was interrupted", err=True)
-    found = [kept(place(name, root), root) for name in names]
+    found = [kept(place(name, runs), runs) for name in names]
     if not yes:
         for run in found:
             audited = ", with what people said in its audit" * (run.folder / LEDGER).is_file()
@@ -137,10 +137,10 @@ def _listed(found: Sequence[Kept]) -> str:
         )
         for run in found
     ]  # fmt: skip
-    return _table(head, rows)
+    return table([head, *rows])
 
 
-def _figures(found: Sequence[Kept]) -> Iterator[Iterable[str]]:
+def _figures(found: Sequence[Kept]) -> Iterator[tuple[str, ...]]:
     yield ("state", *(run.state for run in found))
     yield ("size", *(_size(run.bytes) for run in found))
     yield ("constitution", *(run.constitution for run in found))
@@ -154,14 +154,11 @@ def _figures(found: Sequence[Kept]) -> Iterator[Iterable[str]]:
 
 
 def _share(figures: Any, *keys: str) -> str:
+    from rlaif.intervals import in_percent
+
     for key in keys:
         figures = figures.get(key, {}) if isinstance(figures, dict) else {}
-    if not isinstance(figures, dict) or figures.get("value") is None:
-        return "-"
-    value = f"{100 * figures['value']:.1f}%"
-    if figures.get("low") is None:
-        return value
-    return f"{value} [{100 * figures['low']:.0f}, {100 * figures['high']:.0f}]"
+    return in_percent(figures or {}, missing="-")
 
 
 def _size(n: float) -> str:
@@ -182,12 +179,3 @@ def _number(value: float | None) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *rows)
-    )
-    return "\n".join(lines)

@@ -17,7 +17,7 @@ from rlaif.evaluation.truth import Reader
 from rlaif.intervals import Share, undefined
 from rlaif.jsonl import rows
 from rlaif.records import Pair, Verdict
-from rlaif.runs import stage_record
+from rlaif.stages import stage_record
 
 FITTED = 100_000  # verdicts of each half that temperature scaling is tried on
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlaif.config.naming import record_of
 from rlaif.intervals import Share, undefined
-from rlaif.runs import STAGES, base, stage_record
+from rlaif.stages import STAGES, base, stage_record
 
 MODELS = ("seed", "finetuned", "policy")
 _EVALUATED = (

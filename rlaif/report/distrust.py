@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.runs import base
+from rlaif.stages import base
 
 FEW = 100  # held-out prompts
 WIDE = 0.10  # width of an interval

@@ -18,17 +18,14 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlaif.config.section import TrainerConfig
-from rlaif.documents import did_you_mean
 from rlaif.errors import ConfigError, TrainingFailed
 from rlaif.jsonl import writing
 from rlaif.training.launching import CHECKPOINTS, PROGRESS, write_whole
 from rlaif.training.models import on_gpu_with_bf16
+from rlaif.training.options import check_options, split
 
 A = TypeVar("A", bound=TrainingArguments)
 
-_OURS = {  # not for `trl:`
-    "output_dir", "max_length", "max_seq_length", "truncation_mode", "remove_unused_columns"
-}  # fmt: skip
 WHOLE = "complete"  # the file that a checkpoint gets last
 _NOT_KEPT = {"step", "num_tokens"}  # not restored by TRL when a training goes on
 _SUMMARY = "train_runtime"  # of the last row of the trainer's log, which is about time
@@ -40,7 +37,7 @@ def arguments(kind: type[A], folder: Path, config: TrainerConfig, seed: int, **m
     Raises:
         ConfigError: an option is unknown, or the batch cannot be split over the devices.
     """
-    per_device, accumulated = _split(config)
+    per_device, accumulated = split(config, PartialState().num_processes)
     gpu = torch.cuda.is_available()
     ours: dict[str, Any] = {
         "output_dir": str(folder / CHECKPOINTS),
@@ -63,7 +60,8 @@ def arguments(kind: type[A], folder: Path, config: TrainerConfig, seed: int, **m
         "report_to": "none",
         "disable_tqdm": True,
     }
-    check_options(kind, config)
+    known = {field.name for field in fields(kind) if field.init}
+    check_options(config, known, kind.__name__)
     try:
         made = kind(**(ours | more | config.trl))
     except (TypeError, ValueError) as error:
@@ -76,37 +74,6 @@ def _warm(warmup: float, num_training_steps: int) -> int:
     """Steps of warm-up, rounded down: the first has a rate of 0, and a training of one step would
     learn nothing."""
     return int(warmup if warmup >= 1 else warmup * num_training_steps)
-
-
-def _split(config: TrainerConfig) -> tuple[int, int]:
-    """Examples that a device handles at once, and how often before a step."""
-    devices = PartialState().num_processes
-    micro = config.micro_batch or max(config.batch_size // devices, 1)
-    if config.batch_size % (micro * devices):
-        raise ConfigError(
-            f"batch_size {config.batch_size} is no multiple of micro_batch {micro} times "
-            f"{devices} devices",
-            remedy="change one of them",
-        )
-    return micro, config.batch_size // (micro * devices)
-
-
-def check_options(
-    kind: type[TrainingArguments], config: TrainerConfig, *, where: str = "trl"
-) -> None:
-    """Look at the names in `config.trl`.
-
-    Raises:
-        ConfigError: TRL has no such option, or it is not for a config to set.
-    """
-    known = {field.name for field in fields(kind) if field.init}
-    for name in config.trl:
-        if name in _OURS:
-            remedy = "remove it; max_length has its own key beside `trl`"
-            raise ConfigError(f"{name} cannot be set here", where=where, remedy=remedy)
-        if name not in known:
-            remedy = did_you_mean(name, sorted(known)) or f"see {kind.__name__} of TRL"
-            raise ConfigError(f"{kind.__name__} has no {name!r}", where=where, remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from rlaif.config import RunConfig
 from rlaif.config import load as load_config
 from rlaif.constitution import Constitution, load, to_yaml
 from rlaif.pipeline import Pipeline
-from rlaif.runs import stage_record
 from rlaif.sandbox.wording import MARKED, PHRASES
 from rlaif.shipped import SEED_MODEL, folder
+from rlaif.stages import stage_record
 
 LEFT_OUT = ("insult", "privacy", "preachy")
 OPPOSITE = "insult"

@@ -15,7 +15,7 @@ import pytest
 from rlaif.completions import Store
 from rlaif.engine.wire import chat, derived_seed
 from rlaif.records import Call
-from rlaif.runs import STAGES, stage_record
+from rlaif.stages import STAGES, stage_record
 from tests.faults.engine.vllm.entrypoints.openai.api_server import fingerprint
 from tests.flows.serving import CHANGES, Box
 

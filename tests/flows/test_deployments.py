@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from rlaif.runs import OPTIONAL, STAGES, stage_record
+from rlaif.stages import OPTIONAL, STAGES, stage_record
 from tests.flows.serving import ROOT, Box, until
 
 pytestmark = pytest.mark.timeout(1500)

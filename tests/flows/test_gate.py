@@ -44,7 +44,8 @@ def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Plainly:
     """Steps without Prefect."""
 
-    until = "report"
+    def __init__(self, until: str = "report") -> None:
+        self.until = until
 
     def __call__(self, stage: Callable[..., Path], *inputs: Path | None) -> Path:
         return stage(*inputs)
@@ -56,9 +57,9 @@ def opened(run: Path, **sections: Any) -> AbstractContextManager[Pipeline]:
     return Pipeline.open(RunConfig.model_validate(told | sections), root=run.parent)
 
 
-def through(pipeline: Pipeline) -> Path:
+def through(pipeline: Pipeline, until: str = "report") -> Path:
     """The labels that the flow lets training read."""
-    step: Any = Plainly()
+    step: Any = Plainly(until)
     return audited(pipeline, step, pipeline.run.folder / "preferences")
 
 
@@ -92,6 +93,13 @@ def test_who_crosses_the_gate_waits_no_longer(run: Path, by: str) -> None:
         (run / "awaiting.json").write_text(NOTE, "utf-8")
         (through if by == "the flow" else lambda p: p.audit(run / "preferences"))(pipeline)
     assert not (run / "awaiting.json").exists()
+
+
+def test_a_shorter_request_takes_nothing_from_a_longer_one_that_waits(run: Path) -> None:
+    for until in ("report", "evaluation"):
+        with opened(run, audit={"gate": True}) as pipeline, pytest.raises(Awaiting):
+            through(pipeline, until=until)
+    assert json.loads((run / "awaiting.json").read_text("utf-8"))["until"] == "report"
 
 
 def test_other_labels_of_a_run_that_waits_are_gated_too(run: Path) -> None:
@@ -156,6 +164,20 @@ def test_a_sample_that_was_drawn_in_another_way_is_no_failure(run: Path) -> None
     assert audits(run) == [("preference", 0.8)]
 
 
+def test_nobody_is_asked_to_review_what_is_decided(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(deployments.shown, "event", lambda name, run: told.append(name))
+    deployments.sample.fn(str(run))
+    assert told == ["rlaif.audit.requested"]
+    override(run)
+    ended = deployments.sample.fn(str(run))  # as a later report's tripwire starts it
+    assert told == ["rlaif.audit.requested"]
+    assert "Lea let training begin" in ended.message
+    assert "to be reviewed" not in ended.message
+
+
 def test_verdicts_come_into_the_audit_of_their_kind(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "told.jsonl"
     verdict = {"number": 1, "reviewer": "Ada", "verdict": "yes", "stage": "violated"}
@@ -166,6 +188,12 @@ def test_verdicts_come_into_the_audit_of_their_kind(run: Path, tmp_path: Path) -
     deployments.sample.fn(str(run), "critique")
     ended = deployments.bring.fn(str(run), str(file), kind="critique")
     assert ended.message == "1 verdicts added, 0 were there already"
+
+
+def test_verdicts_for_a_run_that_is_not_there_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no preference sample is drawn"):
+        deployments.bring.fn(str(tmp_path / "mistyped"), "told.csv")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("flow", [deployments.sample, deployments.bring])

@@ -18,8 +18,8 @@ from rlaif.config.policy import PolicyConfig
 from rlaif.engine.models import Models
 from rlaif.errors import ConfigError
 from rlaif.pipeline import Pipeline
-from rlaif.runs import OPTIONAL, STAGES, stage_record
 from rlaif.shipped import SEED_MODEL
+from rlaif.stages import OPTIONAL, STAGES, stage_record
 from tests import finished_run
 
 ROOT = Path(__file__).parents[2]
@@ -135,11 +135,13 @@ def test_an_artifact_key_is_what_prefect_takes() -> None:
     assert key("plan", Path("runs/My_run.v2")) == "plan-my-run-v2"
 
 
-def test_an_end_that_is_never_reached_is_refused() -> None:
+def test_an_end_that_is_never_reached_and_a_stage_that_is_none_are_refused() -> None:
     off = asked({"config_file": str(DEMO), "runs": "runs", "changes": ["reward.enabled=false"]})
     off.check()
     with pytest.raises(ConfigError, match="until: the reward stage is switched off"):
         off.check("reward")
+    with pytest.raises(ConfigError, match=r"fresh: no stage is called 'polcy'.*\n.*`policy`"):
+        off.check(fresh=["polcy"])
 
 
 # --- shards -------------------------------------------------------------------------------------

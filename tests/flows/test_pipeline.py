@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from rlaif.runs import STAGES, stage_record
 from rlaif.shipped import SEED_MODEL
+from rlaif.stages import STAGES, stage_record
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
