@@ -95,6 +95,23 @@ def test_starts_without_anything_heavy(code: str) -> None:
     assert not HEAVY & set(done.stdout.rsplit("#", 1)[1].split())
 
 
+def commands(of: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, of
+    if isinstance(of, click.Group):
+        for inner in of.list_commands(click.Context(of)):
+            if found := of.get_command(click.Context(of), inner):
+                yield from commands(found, f"{name} {inner}")
+
+
+def test_every_command_and_option_says_what_it_is_for() -> None:
+    found = dict(commands(cli.root, "rlaif"))
+    assert len(found) > 25
+    for name, command in found.items():
+        assert command.help, name
+        options = (param for param in command.params if isinstance(param, click.Option))
+        assert [option.name for option in options if not option.help] == [], name
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_command_loads_and_needs_no_torch(name: str) -> None:
     done = python(

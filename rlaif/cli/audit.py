@@ -87,7 +87,7 @@ def sample(
 
 @audit.command()
 @click.argument("run", type=RUN)
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", help="The address to listen at.", show_default=True)
 @click.option("--port", default=0, help="0 takes a free one.", show_default=True)
 @click.option("--allow-host", multiple=True, metavar="NAME",
               help="A host that browsers may use; https://NAME behind TLS.")  # fmt: skip
@@ -147,7 +147,8 @@ def status(
 @audit.command()
 @click.argument("run", type=RUN)
 @of_kind
-@click.option("--form", type=click.Choice(FORMS), default="jsonl", show_default=True)
+@click.option("--form", type=click.Choice(FORMS), default="jsonl", show_default=True,
+              help="trl: pairs with what people said; overlay: for the next run.")  # fmt: skip
 @click.option("--out", type=RUN, required=True, help="A file that is not there yet.")
 @click.option("--soften", is_flag=True, help="overlay: soften principles that people contradict.")
 @database
@@ -244,15 +245,18 @@ def verify(run: Path, head: str | None, db: str | None, as_json: bool) -> None:
 
 
 @audit.command()
-@click.option("--audits", default=2000, show_default=True, type=click.IntRange(1, 1_000_000))
+@click.option("--audits", default=2000, show_default=True, type=click.IntRange(1, 1_000_000),
+              help="How many are simulated.")  # fmt: skip
 @click.option("--agreement", required=True, type=click.FloatRange(0, 1), help="The truth.")
-@click.option("--threshold", default=0.70, show_default=True,
+@click.option("--threshold", default=0.70, show_default=True, help="What the gate asks for.",
               type=click.FloatRange(0, 1, min_open=True, max_open=True))  # fmt: skip
-@click.option("--alpha", default=0.05, show_default=True,
+@click.option("--alpha", default=0.05, show_default=True, help="The gate's risk each way.",
               type=click.FloatRange(0, 0.5, min_open=True, max_open=True))  # fmt: skip
-@click.option("--cap", default=400, show_default=True, type=click.IntRange(1))
-@click.option("--frame", default=2000, show_default=True, type=click.IntRange(2))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--cap", default=400, show_default=True, type=click.IntRange(1),
+              help="Items that are judged at most.")  # fmt: skip
+@click.option("--frame", default=2000, show_default=True, type=click.IntRange(2),
+              help="Labels that they are drawn from.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of the draws.")
 @as_json
 def simulate(
     audits: int, agreement: float, threshold: float, alpha: float, cap: int, frame: int,
