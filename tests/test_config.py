@@ -37,6 +37,15 @@ def test_paths_start_from_the_configs_folder(tmp_path: Path) -> None:
     assert found.prompts.sources[0].path == tmp_path / "p.jsonl"
 
 
+def test_a_constitution_of_no_known_name_is_told_with_the_names(tmp_path: Path) -> None:
+    assert config(tmp_path, LEAST).constitution.name == "sandbox.yaml"
+    with pytest.raises(DocumentError, match="no such file, and what is shipped is general, sand"):
+        config(tmp_path, LEAST.replace("constitution: sandbox", "constitution: genral"))
+    (tmp_path / "genral").touch()
+    own = config(tmp_path, LEAST.replace("constitution: sandbox", "constitution: genral"))
+    assert own.constitution == tmp_path / "genral"
+
+
 def test_a_model_that_is_no_folder_is_a_name_on_the_hub(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert config(tmp_path, LEAST.replace("model: sandbox", "model: org/m")).model == "org/m"

@@ -35,8 +35,12 @@ def _from_folder(path: Path, info: ValidationInfo) -> Path:
 
 
 def _law(path: Path, info: ValidationInfo) -> Path:
-    named = shipped.folder("constitution") / f"{path}.yaml"
-    return named if not path.suffix and named.is_file() else _from_folder(path, info)
+    here, names = _from_folder(path, info), {}
+    if not path.suffix:
+        names = {law.stem: law for law in sorted(shipped.folder("constitution").glob("*.yaml"))}
+    if names and str(path) not in names and not here.exists():
+        raise ValueError(f"there is no such file, and what is shipped is {', '.join(names)}")
+    return names.get(str(path), here)
 
 
 def _model(name: str, info: ValidationInfo) -> str:
