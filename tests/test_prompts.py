@@ -383,6 +383,15 @@ def test_order_moves_no_prompt_and_writing_is_deterministic(tmp_path: Path) -> N
         ).read_bytes()
 
 
+def test_nothing_to_measure_on_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = saved(tmp_path / "p.jsonl", {"prompt": "p"})
+    read(tmp_path / "a", config(source, heldout=1e-9))
+    assert "no prompt is held out, and so nothing will be measured" in caplog.text
+    caplog.clear()
+    read(tmp_path / "b", config(source, heldout=0))  # as was asked for
+    assert not caplog.text
+
+
 def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
     source = saved(tmp_path / "p.jsonl", {"prompt": "p", "split": "heldout"})
     with pytest.raises(DataError, match="all prompts are held out"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from rlaif.prompts import sources
 from rlaif.prompts.census import Census, Read
 from rlaif.prompts.reading import Item, Unfit, Why, item
 from rlaif.records import Message, Prompt, opening
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Census", "Kept", "Rejected", "prompts", "screened"]
 
@@ -97,6 +100,9 @@ def screened(config: PromptsConfig, census: Census, *, seed: int) -> Iterator[Ke
     if not census.total.train:
         remedy = "lower prompts.heldout, add prompts, or let some rows say `split: train`"
         raise DataError("all prompts are held out; none is left to train on", remedy=remedy)
+    if config.heldout and not census.total.heldout:
+        remedy = "raise prompts.heldout, add prompts, or let some rows say `split: test`"
+        log.warning("no prompt is held out, and so nothing will be measured: %s", remedy)
 
 
 def _kept(read: Item, row: int, known: _Known, config: PromptsConfig, seed: int) -> Kept:
