@@ -40,7 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
     long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
-    items.sort(key=lambda item: item.path not in long)
+    items.sort(key=lambda item: (item.path not in long, _after_the_gate(item)))
+
+
+def _after_the_gate(item: pytest.Item) -> bool:
+    """Whether a test needs the run past its gate; those that need it waiting come first."""
+    return "trained" in getattr(item, "fixturenames", ())
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

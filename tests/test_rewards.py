@@ -171,6 +171,7 @@ rewards = Rewards(RewardsConfig(), {"a": (1.0, lambda prompts, answers, ids: min
 values = rewards.score([None] * 2, ["", ""], [[1], [1]])
 with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
     json.dump([values[0], rewards.metrics()], file)
+PartialState().destroy_process_group()
 """
 
 

@@ -25,8 +25,7 @@ def main(entry: str, folder: Path) -> int:
     """Call the entry; an error that was raised on purpose is left for the parent."""
     module, _, function = entry.partition(":")
     try:
-        with _alone(folder):
-            _join()
+        with _alone(folder), _joined():
             getattr(import_module(module), function)(folder)
     except Exception as error:
         traceback.print_exc()
@@ -47,14 +46,21 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _join() -> None:
+@contextmanager
+def _joined() -> Iterator[None]:
     """Meet the other processes of the training, if it has any, before anybody else does it: NCCL's
-    own patience is ten minutes, and on a CPU each would be alone."""
-    if "LOCAL_RANK" in os.environ:
-        import torch
-        from accelerate import PartialState
+    own patience is ten minutes, and on a CPU each would be alone. Part from them at the end: Gloo
+    may abort a process that exits with its threads, and a finished training would count as failed.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        yield
+        return
+    import torch
+    from accelerate import PartialState
 
-        PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+    yield
+    state.destroy_process_group()
 
 
 def _told(error: RlaifError) -> dict[str, str]:
