@@ -86,12 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _stopped(error)
     except BrokenPipeError:
         return _reader_left()
-    except RlaifError as error:
-        if os.environ.get("RLAIF_DEBUG") == "1":
-            raise
-        click.echo(f"error: {_screenful(str(error))}", err=True)
-        return 1
-    except OSError as error:  # such as a full disk
+    except (RlaifError, OSError) as error:  # such as a full disk
         if os.environ.get("RLAIF_DEBUG") == "1":
             raise
         click.echo(f"error: {_screenful(str(error))}", err=True)
